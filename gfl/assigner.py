@@ -1,0 +1,149 @@
+"""Which locations answer for which object. One assigner today, ATSS; others stand beside it."""
+
+import torch
+from torch import Tensor
+
+from gfl.boxes import aligned_iou, xyxy_to_ltrb
+from gfl.grid import ORIGINS, valid_locations
+from gfl.structures import Assignment, Grid, Targets
+
+# A location is a positive only if it lies this far inside the object, pixels (mmdet, ATSS).
+MIN_INSIDE = 0.01
+
+
+class ATSSAssigner:
+    """Adaptive training sample selection, for all images of a batch at once.
+
+    For each object: the `top_k` locations of each level whose centres are nearest to its own are
+    candidates; those whose square anchor overlaps the object by at least mean + standard deviation
+    of the candidates' IoUs, and which lie inside it, are its positives. A location claimed by
+    several objects goes to the one with the highest IoU (the first of equals).
+
+    Nothing waits for the device: shapes depend on the padded sizes alone. Memory is
+    O(B * G * levels * top_k^2), since only a window of the grid around each object is looked at.
+
+    Args:
+        top_k: candidates an object has on each level (fewer where the level is smaller).
+        anchor_scale: side of a location's square anchor, in strides.
+
+    Source: arXiv 1912.02424 algorithm 1; mmdet `ATSSAssigner`.
+    """
+
+    def __init__(self, top_k: int = 9, anchor_scale: float = 8.0):
+        self.top_k = top_k
+        self.anchor_scale = anchor_scale
+
+    @torch.no_grad()
+    def __call__(self, grid: Grid, targets: Targets) -> Assignment:
+        """Assign every location of a batch.
+
+        Args:
+            grid: N locations, pixels of the network input.
+            targets: objects of B images, same frame.
+
+        Returns:
+            `Assignment`. Locations outside an image's `valid_size` have weight 0 and are neither
+            candidates nor positives.
+        """
+        index, is_candidate = self.candidates(grid, targets)
+        centers = grid.centers[index]
+        half_side = 0.5 * self.anchor_scale * grid.strides[index][..., None]
+        anchors = torch.cat((centers - half_side, centers + half_side), dim=-1)
+        boxes = targets.boxes[:, :, None, :]
+        iou = aligned_iou(anchors, boxes)
+        inside = xyxy_to_ltrb(centers, boxes).amin(-1) > MIN_INSIDE
+        enough = iou >= _mean_plus_std(iou, is_candidate)[..., None]
+        gt_index = _resolve(index, iou, is_candidate & inside & enough, grid.strides.shape[0])
+
+        # Distinct locations, positives first: at most one a candidate, so M is known beforehand.
+        num_slots = min(index[0].numel(), grid.strides.shape[0])
+        is_positive = gt_index >= 0
+        slot_positive, slots = is_positive.to(torch.uint8).topk(num_slots, dim=1)
+        weight = valid_locations(grid, targets.valid_size).float()
+        return Assignment(gt_index, weight, slots, slot_positive.bool())
+
+    def candidates(self, grid: Grid, targets: Targets) -> tuple[Tensor, Tensor]:
+        """The `top_k` valid locations of each level nearest to each object's centre.
+
+        On a regular grid the k nearest locations lie in the k columns and k rows nearest to the
+        point, so the search is over that window and not over all N.
+
+        Returns:
+            (B, G, levels * top_k) int64 location indices, and a bool of the same shape that is
+            False for entries beyond the locations that a level has in that image.
+        """
+        object_centers = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+        indices, found, first = [], [], 0
+        for level, (height, width) in enumerate(grid.level_sizes):
+            stride = grid.level_strides[level]
+            origin = ORIGINS[grid.origin](stride)
+            columns, dx = self._nearest(
+                object_centers[..., 0], targets.valid_size[:, 1], width, stride, origin
+            )
+            rows, dy = self._nearest(
+                object_centers[..., 1], targets.valid_size[:, 0], height, stride, origin
+            )
+            distance = (dy[..., :, None].square() + dx[..., None, :].square()).sqrt().flatten(-2)
+            location = (first + rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
+            distance, nearest = distance.topk(min(self.top_k, height * width), largest=False)
+            indices.append(location.gather(-1, nearest))
+            found.append(distance.isfinite())
+            first += height * width
+        is_candidate = torch.cat(found, -1) & targets.present[..., None]
+        return torch.cat(indices, -1), is_candidate
+
+    def _nearest(
+        self, center: Tensor, valid_pixels: Tensor, cells: int, stride: int, origin: float
+    ) -> tuple[Tensor, Tensor]:
+        """A window of `top_k` neighbouring columns (or rows) that holds those nearest to a point.
+
+        Args:
+            center: (B, G) coordinate of the objects' centres, pixels.
+            valid_pixels: (B,) extent of each image's own area, pixels.
+            cells: columns of the level's feature map.
+            stride: pixels between columns.
+            origin: pixel of column 0.
+
+        Returns:
+            (B, G, window) column numbers within the map, and their distance to the point in
+            pixels, infinite for columns beyond the image's own.
+        """
+        window = min(self.top_k, cells)
+        valid_cells = torch.div(valid_pixels + stride - 1, stride, rounding_mode="floor")
+        valid_cells = valid_cells.clamp(max=cells)[:, None]
+        middle = ((center - origin) / stride).round().long() - window // 2
+        start = middle.clamp(min=0).minimum((valid_cells - window).clamp(min=0))
+        column = start[..., None] + torch.arange(window, device=center.device)
+        distance = (column * stride + origin - center[..., None]).abs()
+        return column, distance.masked_fill(column >= valid_cells[..., None], torch.inf)
+
+
+def _mean_plus_std(iou: Tensor, is_candidate: Tensor) -> Tensor:
+    """Mean plus unbiased standard deviation of each object's candidates: (B, G, k) to (B, G)."""
+    count = is_candidate.sum(-1)
+    mean = (iou * is_candidate).sum(-1) / count.clamp(min=1)
+    squares = ((iou - mean[..., None]).square() * is_candidate).sum(-1)
+    return mean + (squares / (count - 1).clamp(min=1)).sqrt()
+
+
+def _resolve(index: Tensor, iou: Tensor, claims: Tensor, num_locations: int) -> Tensor:
+    """Give each claimed location to the object of highest IoU, the first of equals.
+
+    Args:
+        index: (B, G, k) location of each candidate.
+        iou: (B, G, k).
+        claims: (B, G, k) bool, whether the candidate is a positive of its object.
+        num_locations: N.
+
+    Returns:
+        (B, N) int64 row of the object, -1 where nobody claims the location.
+    """
+    num_images, num_objects, _ = index.shape
+    index, iou = index.flatten(1), iou.masked_fill(~claims, -1).flatten(1)
+    best = iou.new_full((num_images, num_locations), -1).scatter_reduce(1, index, iou, "amax")
+    row = torch.arange(num_objects, device=index.device)[:, None].expand(claims.shape[1:])
+    wins = (iou >= 0) & (iou == best.gather(1, index))
+    row = row.reshape(1, -1).expand_as(index).masked_fill(~wins, num_objects)
+    owner = row.new_full((num_images, num_locations), num_objects)
+    owner = owner.scatter_reduce(1, index, row, "amin")
+    return owner.masked_fill(owner == num_objects, -1)

@@ -1,0 +1,36 @@
+"""Train a detector from a config."""
+
+import argparse
+from pathlib import Path
+
+from gfl.cli.command import is_first_process, run, write_json
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`train CONFIG [key=value ...]`; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="train", description=__doc__)
+    parser.add_argument("config", help="YAML file, such as configs/gfl_r50_fpn_1x.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 data.path=FOLDER"
+    )
+    parser.add_argument("--work-dir", help="checkpoints and logs; default runs/CONFIG'S NAME")
+    parser.add_argument("--resume", action="store_true", help="go on from last.pt, if there is one")
+    parser.add_argument("--json", metavar="FILE", help="write the final numbers as JSON")
+    args = parser.parse_intermixed_args(argv)
+    return run(lambda: train(args))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Load the config, train, print the outcome."""
+    from gfl.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    work_dir = args.work_dir or Path("runs") / Path(args.config).stem
+
+    from gfl.runner import train as run_training
+
+    outcome = run_training(config, work_dir, args.resume)
+    if is_first_process() and outcome["best"]:
+        best = outcome["best"]
+        print(f"best AP {best['AP']:.4f} (epoch {best['epoch']}) {work_dir}/best.pt")
+    write_json(args.json, outcome)

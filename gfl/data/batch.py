@@ -1,0 +1,77 @@
+"""Samples to a padded batch, and the batch to the network's input."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfl.data.dataset import Sample
+from gfl.structures import Batch, ImageMeta, Targets
+
+# Sides of the network input are multiples of this, so that C5 divides them evenly.
+PAD_MULTIPLE = 32
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Round (h, w) up to multiples of 32."""
+    return tuple(-(-side // PAD_MULTIPLE) * PAD_MULTIPLE for side in size)
+
+
+def collate(items: list[tuple[Sample, ImageMeta]]) -> Batch:
+    """Pad samples, already in the frame of the network input, to one `Batch`.
+
+    Images are zero-padded at the right and bottom to the largest padded size of the batch.
+    """
+    samples, metas = zip(*items, strict=True)
+    own_sizes = [padded_size(meta.input_size) for meta in metas]
+    height, width = (max(sides) for sides in zip(*own_sizes, strict=True))
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    for row, sample in enumerate(samples):
+        h, w = sample.image.shape[:2]
+        images[row, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)
+    boxes, present = _pad([sample.boxes for sample in samples], (4,), torch.float32)
+    labels, _ = _pad([sample.labels for sample in samples], (), torch.int64)
+    ignore_boxes, ignored = _pad([sample.ignore_boxes for sample in samples], (4,), torch.float32)
+    targets = Targets(boxes, labels, present, torch.tensor(own_sizes), ignore_boxes, ignored)
+    return Batch(images, torch.tensor([meta.input_size for meta in metas]), targets, metas)
+
+
+def _pad(
+    rows: list[np.ndarray], shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Stack lists of different length: (B, longest, *shape), and (B, longest) bool of what is there."""
+    longest = max(len(row) for row in rows)
+    padded = torch.zeros(len(rows), longest, *shape, dtype=dtype)
+    present = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = torch.as_tensor(row, dtype=dtype)
+        present[number, : len(row)] = True
+    return padded, present
+
+
+class Normalize:
+    """uint8 images to the network input: (x - mean) / std, and exactly 0 on the padding.
+
+    Args:
+        mean, std: RGB, in 0..255.
+        device: where batches are normalised.
+
+    Source: mmdet `DetDataPreprocessor` (normalises, then pads with 0).
+    """
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        device: torch.device | str = "cpu",
+    ):
+        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, images: Tensor, input_sizes: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 and (B, 2) sizes without padding to (B, 3, H, W) float32."""
+        height, width = images.shape[-2:]
+        rows = torch.arange(height, device=images.device)[:, None]
+        columns = torch.arange(width, device=images.device)[None, :]
+        limits = input_sizes[:, :, None, None]
+        inside = (rows < limits[:, 0]) & (columns < limits[:, 1])
+        return torch.where(inside[:, None], (images - self.mean) / self.std, 0.0)

@@ -1,0 +1,76 @@
+"""torchrun's processes: set-up, rank, and the few collectives that we use."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# Long enough for one rank to evaluate alone while the others wait, short enough to end a hang.
+TIMEOUT = timedelta(minutes=30)
+
+
+def rank() -> int:
+    """This process's number, 0 without torchrun."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and prints."""
+    return rank() == 0
+
+
+@contextmanager
+def process_group(device: str | None = None) -> Iterator[torch.device]:
+    """Join torchrun's processes if there are any, give this process's device, leave at the end.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", or None for CUDA where there is one.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if "RANK" not in os.environ or dist.is_initialized():
+        yield torch.device(device or ("cuda" if on_gpu else "cpu"))
+        return
+    local = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    try:
+        yield local
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum of a tensor over the processes, on its device; the tensor itself without torchrun."""
+    if not dist.is_initialized():
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: object) -> list:
+    """Every rank's value, in order of rank, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    gathered = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def broadcast_object(value: object) -> object:
+    """Rank 0's value on every rank."""
+    if not dist.is_initialized():
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]

@@ -1,0 +1,115 @@
+"""Files that survive: written whole or not at all, read without running code."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gfl.engine.ema import EMA
+from gfl.engine.optim import Schedule
+from gfl.errors import UserError
+
+# 1: plain dict of model, class_map, config, step, epoch; last.pt adds what resuming needs.
+FORMAT_VERSION = 1
+
+
+@dataclass
+class TrainState:
+    """All that changes while training, and that a resumed training must get back.
+
+    Attributes:
+        model: the bare network.
+        optimizer, schedule: how it learns.
+        scaler: loss scaling of fp16; disabled otherwise.
+        ema: averaged weights, or None.
+        step: finished optimiser steps.
+        evaluated_step: the step after which the last evaluation took place.
+        best: {"AP": ..., "epoch": ...} of the best evaluation so far.
+        bad_steps: steps in a row whose gradient was not finite.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    ema: EMA | None = None
+    step: int = 0
+    evaluated_step: int = 0
+    best: dict = field(default_factory=dict)
+    bad_steps: int = 0
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network that is evaluated and kept: the averaged one where there is one."""
+        return self.ema.model if self.ema else self.model
+
+    def state_dict(self) -> dict:
+        """Plain values and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+            "evaluated_step": self.evaluated_step,
+            "best": self.best,
+            "bad_steps": self.bad_steps,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["ema"] or state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"].cpu())
+        self.step, self.evaluated_step = state["step"], state["evaluated_step"]
+        self.best, self.bad_steps = state["best"], state["bad_steps"]
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(file)` on a temporary file beside `path`, then put it in place in one move."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Write a checkpoint: the file at `path` is the old or the new one, never a part."""
+    content = {"format": "gfl", "version": FORMAT_VERSION, **content}
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint of ours on the CPU.
+
+    Raises:
+        UserError: missing, damaged, or not a checkpoint of gfl.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: expected a best.pt or last.pt of gfl.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is something else
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} is damaged or no checkpoint: {reason} Expected a best.pt or last.pt of gfl."
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != "gfl":
+        raise UserError(
+            f"{path} is not a checkpoint of gfl: expected a best.pt or last.pt that gfl has written."
+        )
+    if content["version"] > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {content['version']}, this gfl reads up to "
+            f"{FORMAT_VERSION}: update gfl."
+        )
+    return content

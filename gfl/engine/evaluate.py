@@ -1,0 +1,159 @@
+"""COCO evaluation: detections of every process, judged by pycocotools."""
+
+import contextlib
+import io
+import itertools
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+from gfl.data.batch import Normalize
+from gfl.distributed import broadcast_object, gather_objects, is_main
+from gfl.structures import Batch, Detections
+
+METRICS = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
+)  # fmt: skip
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module, loader: Iterable[Batch], postprocess: Callable, normalize: Normalize
+) -> tuple[dict[int, Detections], float]:
+    """Run the detector over this process's share of a data set.
+
+    Returns:
+        Detections by image id, on the CPU, and the highest score of any location.
+    """
+    model.eval()
+    device = normalize.mean.device
+    found, highest = {}, torch.tensor(-torch.inf, device=device)
+    for batch in loader:
+        batch = batch.to(device, non_blocking=True)
+        predictions = model(normalize(batch.images, batch.input_sizes))
+        highest = torch.maximum(highest, predictions.cls_logits.max())
+        for meta, detections in zip(
+            batch.metas, postprocess(predictions, batch.metas), strict=True
+        ):
+            found[meta.image_id] = detections.to("cpu")
+    return found, highest.sigmoid().item()
+
+
+def to_coco_results(
+    found: dict[int, Detections], category_ids: tuple[int, ...]
+) -> list[dict]:
+    """Detections as COCO result entries: xywh, original pixels, the data set's category ids."""
+    results = []
+    for image_id, detections in found.items():
+        boxes = detections.boxes.double().numpy()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(
+            boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+        )
+        results += [
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label],
+                "bbox": box,
+                "score": score,
+            }
+            for box, score, label in rows
+        ]
+    return results
+
+
+def coco_metrics(
+    truth: COCO, results: list[dict], class_names: dict[int, str], max_per_image: int = 100
+) -> dict:
+    """The 12 COCO numbers and AP by class.
+
+    Args:
+        truth: ground truth with index.
+        results: COCO result entries; none at all gives AP 0.
+        class_names: name of each category id that is evaluated.
+        max_per_image: detections of an image that count, at least 100.
+
+    Returns:
+        The names of `METRICS`, fractions in 0..1 (-1 where there is no such object), and
+        `per_class`: {name: AP}, None for a class without objects.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation = COCOeval(truth, _load_results(truth, results), "bbox")
+        evaluation.params.catIds = sorted(class_names)
+        evaluation.params.maxDets = sorted({1, 10, 100, max(100, max_per_image)})
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # precision: (IoU threshold, recall, class, area, max detections), recall likewise without
+    # the second; both -1 where there is nothing to find.
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    cuts = evaluation.params.maxDets
+    numbers = [
+        _mean(precision[:, :, :, 0, -1]),
+        _mean(precision[0, :, :, 0, -1]),
+        _mean(precision[5, :, :, 0, -1]),
+        *(_mean(precision[:, :, :, area, -1]) for area in (1, 2, 3)),
+        *(_mean(recall[:, :, 0, cuts.index(cut)]) for cut in (1, 10, 100)),
+        *(_mean(recall[:, :, area, -1]) for area in (1, 2, 3)),
+    ]
+    per_class = {}
+    for number, category_id in enumerate(evaluation.params.catIds):
+        ap = _mean(precision[:, :, number, 0, -1])
+        per_class[class_names[category_id]] = None if ap == -1 else ap
+    return {**dict(zip(METRICS, numbers, strict=True)), "per_class": per_class}
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    postprocess: Callable,
+    normalize: Normalize,
+    dataset,
+    say: Callable[[str], None],
+) -> tuple[dict, list[dict]]:
+    """Detect on all processes, judge on the first.
+
+    Args:
+        model: the network.
+        loader: this process's share of the images.
+        postprocess, normalize: as in `detect`.
+        dataset: has `ground_truth()`, `class_names`, `category_ids`.
+        say: takes a warning when nothing was found.
+
+    Returns:
+        The numbers of `coco_metrics`, the same on every process, and all result entries.
+    """
+    found, highest = detect(model, loader, postprocess, normalize)
+    shares = gather_objects((to_coco_results(found, dataset.category_ids), highest))
+    results = list(itertools.chain.from_iterable(share for share, _ in shares))
+    results.sort(key=lambda entry: entry["image_id"])  # stable: best first within an image
+    metrics = None
+    if is_main():
+        if not results:
+            say(
+                f"no detection at all: the highest score is {max(h for _, h in shares):.4f}, the "
+                f"threshold postprocess.score_threshold {postprocess.score_threshold}."
+            )
+        class_names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+        metrics = coco_metrics(
+            dataset.ground_truth(), results, class_names, postprocess.max_per_image
+        )
+    return broadcast_object(metrics), results
+
+
+def _load_results(truth: COCO, results: list[dict]) -> COCO:
+    if results:
+        return truth.loadRes([dict(entry) for entry in results])
+    empty = COCO()
+    empty.dataset = {**truth.dataset, "annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is defined, -1 where nothing is (as pycocotools' summary has it)."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else -1.0

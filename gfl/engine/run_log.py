@@ -1,0 +1,91 @@
+"""Where a run tells what it does: terminal, log.txt, metrics.jsonl, TensorBoard."""
+
+import json
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """The one writer of a work directory's logs; silent without a directory (other ranks).
+
+    Args:
+        folder: work directory, or None to write nothing.
+        resume_step: on resuming, lines of `metrics.jsonl` beyond this step are cut off.
+        resume_evaluated: the step of the last evaluation that the checkpoint knows of.
+    """
+
+    def __init__(
+        self, folder: Path | None, resume_step: int | None = None, resume_evaluated: int = 0
+    ):
+        self.folder = folder
+        self.progress: tqdm | None = None
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        if resume_step is not None:
+            _cut_metrics(folder / "metrics.jsonl", resume_step, resume_evaluated)
+        mode = "w" if resume_step is None else "a"
+        self._text = open(folder / "log.txt", mode, encoding="utf-8", buffering=1)
+        self._metrics = open(folder / "metrics.jsonl", mode, encoding="utf-8", buffering=1)
+        purge = None if resume_step is None else resume_step + 1
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+
+    def say(self, message: str) -> None:
+        """One message on stderr and in log.txt."""
+        if self.folder is not None:
+            tqdm.write(message, file=sys.stderr)
+            self._text.write(message + "\n")
+
+    def metrics(self, step: int, values: dict) -> None:
+        """One line of metrics.jsonl; its numbers go to TensorBoard too, under the same names."""
+        if self.folder is None:
+            return
+        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float) and value is not None:
+                self.board.add_scalar(name, value, step)
+
+    def start_progress(self, step: int, total: int) -> None:
+        """Show a bar over all steps of the run, so that its ETA is the run's."""
+        if self.folder is not None:
+            self.progress = tqdm(
+                initial=step, total=total, unit="step", dynamic_ncols=True, file=sys.stderr
+            )
+
+    def advance(self, description: str, postfix: str | None) -> None:
+        """One step done."""
+        if self.progress is not None:
+            self.progress.set_description_str(description, refresh=False)
+            if postfix:
+                self.progress.set_postfix_str(postfix, refresh=False)
+            self.progress.update()
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        if self.folder is None:
+            return
+        if self.progress is not None:
+            self.progress.close()
+        self.board.close()
+        self._metrics.close()
+        self._text.close()
+
+
+def _cut_metrics(path: Path, step: int, evaluated_step: int) -> None:
+    """Drop lines that a resumed run will write again, and a last line cut in the middle."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["step"] <= (evaluated_step if "AP" in entry else step):
+            kept.append(line + "\n")
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,35 @@
+"""The one exception that means: the user can mend this."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in a config, a file or a command: what we got, what we expected, what to do.
+
+    Only this class becomes exit status 2 with a plain message; anything else is a bug of ours
+    and keeps its traceback.
+    """
+
+
+class TrainingFailed(RuntimeError):
+    """Training can not go on (a loss that stays non-finite): one message, exit status 1."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """End a sentence: "; did you mean 'x'?" for the closest choice, "." when nothing is close."""
+    close = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def choose(kind: str, name: str, table: dict):
+    """Look `name` up in a table of parts; a miss names the choices.
+
+    Raises:
+        UserError: `name` is not in `table`.
+    """
+    if name not in table:
+        raise UserError(
+            f"unknown {kind} {name!r}{did_you_mean(name, table)} Choices: {', '.join(sorted(table))}."
+        )
+    return table[name]

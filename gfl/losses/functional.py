@@ -1,0 +1,82 @@
+"""The formulas, unreduced. Logits in, one number a row out; inputs are float32."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gfl.boxes import EPSILON, aligned_giou
+
+# Below this distance from the target the modulating factor has no gradient: for 0 < beta < 1 the
+# derivative of |x|^beta at 0 is infinite.
+MIN_DISTANCE = 1e-12
+
+
+def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
+    """Quality focal loss: cross-entropy with a continuous label, focused on large errors.
+
+        QFL(s) = -|y - s|^beta * ((1 - y) log(1 - s) + y log(s)),  s = sigmoid(logits)
+
+    Args:
+        logits: (..., C) joint classification-IoU logits.
+        target: (..., C) labels y in [0, 1]: the IoU at the true class of a positive, else 0.
+        beta: focusing power, any value >= 0.
+
+    Returns:
+        (..., C) loss, unreduced. Gradient flows through the modulating factor too.
+
+    Source: arXiv 2006.04388 equation 3; mmdet `quality_focal_loss`. The authors' code takes no
+    absolute value and is NaN for a fractional beta.
+    """
+    if beta < 0:
+        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    distance = (target - logits.sigmoid()).abs().clamp(min=MIN_DISTANCE)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return cross_entropy * distance.pow(beta)
+
+
+def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Distribution focal loss: raises the two bins beside a continuous target.
+
+        DFL = -((i + 1 - y) log S_i + (y - i) log S_{i+1}),  i = floor(y), S = softmax(logits)
+
+    Args:
+        logits: (..., n + 1) logits of bins 0 ... n.
+        target: (...) in [0, n), in bins. A target of n or more has no right neighbour.
+
+    Returns:
+        (...) loss, unreduced. Its minimum is reached where the expectation is the target.
+
+    Source: arXiv 2006.04388 equation 6; mmdet `distribution_focal_loss`.
+    """
+    left = target.floor()
+    right_weight = (target - left)[..., None]
+    left_index = left.long()[..., None]
+    log_probability = F.log_softmax(logits, dim=-1)
+    log_left = log_probability.gather(-1, left_index)
+    log_right = log_probability.gather(-1, left_index + 1)
+    return -(log_left * (1 - right_weight) + log_right * right_weight).squeeze(-1)
+
+
+def giou_loss(boxes: Tensor, target: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """1 - GIoU of each box with its target.
+
+    Args:
+        boxes: (..., 4) xyxy.
+        target: (..., 4) xyxy, same unit.
+        epsilon: see `gfl.boxes.aligned_giou`.
+
+    Returns:
+        (...) in [0, 2], unreduced.
+
+    Source: arXiv 1902.09630; mmdet `giou_loss`.
+    """
+    return 1 - aligned_giou(boxes, target, epsilon)
+
+
+def expectation(logits: Tensor) -> Tensor:
+    """Mean of a discrete distribution over bins 0 ... n: (..., n + 1) logits to (...) bins.
+
+    Source: arXiv 2006.04388 equation 5; mmdet `Integral`.
+    """
+    bins = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return F.softmax(logits, dim=-1) @ bins

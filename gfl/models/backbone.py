@@ -1,0 +1,161 @@
+"""ResNet backbones from torchvision, with the recipe's frozen parts, and their ImageNet weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from gfl.errors import UserError
+
+# Constructors without weights, and the published ImageNet weights of each: a torchvision name, or
+# "timm/MODEL" where torchvision has none.
+RESNETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "resnet18": (torchvision.models.resnet18, "ResNet18_Weights.IMAGENET1K_V1"),
+    "resnet34": (torchvision.models.resnet34, "ResNet34_Weights.IMAGENET1K_V1"),
+    "resnet50": (torchvision.models.resnet50, "ResNet50_Weights.IMAGENET1K_V1"),
+    "resnet101": (torchvision.models.resnet101, "ResNet101_Weights.IMAGENET1K_V1"),
+    "resnext101_32x4d": (
+        lambda: torchvision.models.ResNet(
+            Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4
+        ),
+        "timm/resnext101_32x4d.gluon_in1k",
+    ),
+}
+
+
+class ResNet(nn.Module):
+    """torchvision's ResNet without its classifier; parameter names are torchvision's.
+
+    Args:
+        name: a name of `RESNETS`.
+        norm: "frozen" keeps the statistics of batch-norm while its weight and bias train (the
+            reference's `norm_eval`; torchvision's `FrozenBatchNorm2d` would freeze both);
+            "batch" learns statistics; "sync" learns them over all processes.
+        frozen_stages: 0 trains everything, 1 freezes the stem and layer1, n freezes up to layer n.
+
+    Attributes:
+        channels: output channels of layer1 ... layer4.
+        strides: their strides, pixels.
+
+    Source: mmdet `ResNet` (frozen_stages=1, norm_eval=True).
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, name: str, norm: str = "frozen", frozen_stages: int = 1):
+        super().__init__()
+        net = RESNETS[name][0]()
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2 = net.layer1, net.layer2
+        self.layer3, self.layer4 = net.layer3, net.layer4
+        self.channels = tuple(_output_channels(stage) for stage in self.stages)
+        self.frozen_statistics = norm == "frozen"
+        frozen = [self.conv1, self.bn1, *self.stages[:frozen_stages]] if frozen_stages else []
+        for part in frozen:
+            part.requires_grad_(False)
+
+    @property
+    def stages(self) -> tuple[nn.Module, ...]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def train(self, mode: bool = True) -> "ResNet":
+        super().train(mode)
+        if self.frozen_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised images to the outputs C2 ... C5 of the four stages."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def _output_channels(stage: nn.Sequential) -> int:
+    last = stage[-1]
+    return (last.bn3 if hasattr(last, "bn3") else last.bn2).num_features
+
+
+def load_imagenet_weights(backbone: ResNet, name: str, source: bool | str) -> None:
+    """Fill a backbone with classification weights.
+
+    Args:
+        backbone: what to fill.
+        name: its name in `RESNETS`.
+        source: True for the published weights (from the cache, else downloaded), or a file with
+            a torchvision or timm state dict.
+
+    Raises:
+        UserError: no network and no cached file (the message names file and folder), an
+            unreadable file, or names or shapes that do not match.
+    """
+    if source is True:
+        state = _published_weights(name)
+        source = RESNETS[name][1]
+    else:
+        state = read_state_dict(Path(source))
+    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{source} does not hold weights of {name}: {error}") from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a file of plain tensors without running code that it may contain.
+
+    Raises:
+        UserError: the file is missing or is something else.
+    """
+    if not path.is_file():
+        raise UserError(f"weights file {path} does not exist. Set model.backbone.pretrained to an "
+                        "existing file, to true (download) or to false (train from scratch).")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is not a file of plain tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no state dict (names to tensors).")
+    return state
+
+
+def _published_weights(name: str) -> dict[str, Tensor]:
+    label = RESNETS[name][1]
+    if label.startswith("timm/"):
+        return _timm_weights(name, label.removeprefix("timm/"))
+    weights = torchvision.models.get_weight(label)
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        file_name = weights.url.rsplit("/", 1)[-1]
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}). Put {file_name} "
+            f"(from {weights.url}) into {folder}, or set model.backbone.pretrained=FILE, or "
+            "model.backbone.pretrained=false to train from scratch."
+        ) from error
+
+
+def _timm_weights(name: str, timm_name: str) -> dict[str, Tensor]:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            f"the ImageNet weights of {name} come from timm, which is not installed: "
+            "pip install 'gfl-detection[timm]', or set model.backbone.pretrained=FILE."
+        ) from error
+    try:
+        return timm.create_model(timm_name, pretrained=True).state_dict()
+    except Exception as error:  # timm raises whatever its download library does
+        raise UserError(
+            f"timm could not download {timm_name} ({error}). Save its state dict where there is a "
+            "network and set model.backbone.pretrained=FILE, or =false to train from scratch."
+        ) from error

@@ -1,0 +1,46 @@
+"""The detector: backbone, neck and head in a row."""
+
+from torch import Tensor, nn
+
+from gfl.grid import make_grid
+from gfl.structures import Predictions
+
+
+class GFLDetector(nn.Module):
+    """`model(images)` gives `Predictions`, in training and in testing alike.
+
+    Args:
+        backbone: images to stage outputs; has `channels` and `strides` of its outputs.
+        neck: the last stage outputs to pyramid levels; has `strides`.
+        head: levels to flat logits.
+        grid_origin: a name of `gfl.grid.ORIGINS`.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, head: nn.Module, grid_origin: str = "corner"
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.grid_origin = grid_origin
+
+    def tensors(self, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        """Plain tensors for compilers and exporters.
+
+        Args:
+            images: (B, 3, H, W) normalised, sides multiples of 32.
+
+        Returns:
+            Class logits (B, N, C), box logits (B, N, K), and (h, w) of each level.
+        """
+        levels = self.neck(self.backbone(images)[-len(self.neck.lateral) :])
+        sizes = [tuple(level.shape[-2:]) for level in levels]
+        cls_logits, box_logits = self.head(levels)
+        return cls_logits, box_logits, sizes
+
+    def forward(self, images: Tensor) -> Predictions:
+        """(B, 3, H, W) normalised images to what is predicted at each of the N locations."""
+        cls_logits, box_logits, sizes = self.tensors(images)
+        grid = make_grid(tuple(sizes), self.neck.strides, self.grid_origin, images.device)
+        return Predictions(cls_logits, box_logits, grid)

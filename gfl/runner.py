@@ -1,0 +1,416 @@
+"""A whole run, from a config: `gfl.train` and `gfl.evaluate`."""
+
+import json
+import os
+import platform
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+import yaml
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gfl
+from gfl import build
+from gfl.config import Config, load_config, merge_overrides, parse_config
+from gfl.data.batch import Normalize
+from gfl.distributed import broadcast_object, is_main, process_group, world_size
+from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint, write_atomically
+from gfl.engine.ema import EMA
+from gfl.engine.evaluate import evaluate as evaluate_model
+from gfl.engine.optim import make_optimizer
+from gfl.engine.run_log import RunLog
+from gfl.engine.train import LoopOptions, train_one_epoch
+from gfl.errors import UserError
+from gfl.visualize import as_tensor, draw_batch, draw_detections, save_picture, tile
+
+# Batches drawn to train_batches/, images drawn for TensorBoard, and the score they are drawn from.
+NUM_TRAIN_PICTURES = 3
+NUM_EVAL_PICTURES = 8
+DRAW_THRESHOLD = 0.3
+
+
+def train(
+    config: Config | str | Path,
+    work_dir: str | Path,
+    resume: bool = False,
+    train_dataset=None,
+    val_dataset=None,
+) -> dict:
+    """Train a detector; the same for one process and for torchrun's.
+
+    Args:
+        config: a `Config` or a YAML file.
+        work_dir: gets checkpoints, logs and pictures (see the README).
+        resume: go on from `work_dir`/last.pt, or start if there is none.
+        train_dataset, val_dataset: in place of the config's; `dataset[i]` gives a
+            `gfl.data.dataset.Sample`, and the attributes of `CocoDataset` are there.
+
+    Returns:
+        {"best": {"AP", "epoch"}, "last": evaluation numbers, "work_dir": ...}.
+
+    Raises:
+        UserError: anything that the user can mend.
+        TrainingFailed: the loss stays non-finite.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    with process_group(config.device) as device:
+        run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset)
+        try:
+            return run.train()
+        finally:
+            run.log.close()
+
+
+class _Run:
+    """One training: what `train` builds, and the order in which things happen."""
+
+    def __init__(self, config, work_dir, device, resume, train_dataset, val_dataset):
+        self.config = config
+        self.work_dir = work_dir
+        self.device = device
+        checkpoint = _start_work_dir(work_dir, resume)
+        _seed(config)
+        self.train_data = train_dataset or build.build_dataset(config, "train")
+        self.class_names = tuple(self.train_data.class_names)
+        self.val_data = val_dataset or build.build_dataset(config, "val", self.class_names)
+        self.train_loader = build.build_train_loader(config, self.train_data)
+        self.val_loader = build.build_eval_loader(config, self.val_data)
+        self.sampler = self.train_loader.batch_sampler
+        self.criterion = build.build_criterion(config)
+        self.postprocess = build.build_postprocess(config)
+        self.normalize = Normalize(config.data.mean, config.data.std, device)
+        self.options = _loop_options(config, self.sampler.steps_per_epoch)
+        self.total_steps = self.options.epochs * self.options.steps_per_epoch
+        self.state, self.network = self._build_state(load_pretrained=checkpoint is None)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        step = None if checkpoint is None else self.state.step
+        folder = work_dir if is_main() else None
+        self.log = RunLog(folder, step, self.state.evaluated_step)
+        self._introduce(checkpoint)
+
+    def train(self) -> dict:
+        """Train what is left, evaluating on the way."""
+        self._draw_first_batches()
+        metrics = self._evaluate_if_due()
+        self.log.start_progress(self.state.step, self.total_steps)
+        while self.state.step < self.total_steps:
+            epoch, done = divmod(self.state.step, self.options.steps_per_epoch)
+            self.sampler.set_position(epoch, done)
+            train_one_epoch(
+                self.state,
+                self.network,
+                self.train_loader,
+                self.criterion,
+                self.normalize,
+                self.options,
+                self.log,
+                self._save_last,
+            )
+            self._save_last()
+            metrics = self._evaluate_if_due() or metrics
+        best = self.state.best
+        for name in ("best.pt", "last.pt"):
+            ap = best.get("AP") if name == "best.pt" else (metrics or {}).get("AP")
+            known = "" if ap is None else f": AP {ap:.4f} on val"
+            self.log.say(f"{self.work_dir / name}{known}")
+        return {"best": best, "last": metrics, "work_dir": str(self.work_dir)}
+
+    def _build_state(self, load_pretrained: bool) -> tuple[TrainState, nn.Module]:
+        train = self.config.train
+        if self.config.model.backbone.resolved_norm == "sync" and self.device.type == "cpu":
+            raise UserError("model.backbone.norm: sync needs GPUs; on the CPU use norm: batch.")
+        model = build.build_model(self.config, len(self.class_names), load_pretrained)
+        layout = torch.channels_last if train.channels_last else torch.contiguous_format
+        model = model.to(self.device, memory_format=layout)
+        ema = None
+        if train.ema_decay is not None:
+            ema = EMA(model, train.ema_decay, train.ema_warmup_steps)
+        state = TrainState(
+            model=model,
+            optimizer=make_optimizer(
+                model,
+                train.optimizer,
+                train.momentum,
+                train.weight_decay,
+                train.decay_norm_and_bias,
+            ),
+            schedule=build.build_schedule(self.config, self.options.steps_per_epoch),
+            scaler=torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16"),
+            ema=ema,
+        )
+        network = model
+        if world_size() > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(model, device_ids=ids)
+        return state, network
+
+    def _restore(self, checkpoint: dict) -> None:
+        if "optimizer" not in checkpoint:
+            raise UserError(f"{self.work_dir / 'last.pt'} holds weights only: nothing to resume.")
+        if tuple(checkpoint["class_map"]["names"]) != self.class_names:
+            raise UserError(
+                f"the checkpoint's classes {checkpoint['class_map']['names']} are not those of the "
+                f"data {list(self.class_names)}: resume with the data it was trained on."
+            )
+        if checkpoint["steps_per_epoch"] != self.options.steps_per_epoch:
+            raise UserError(
+                f"the checkpoint has {checkpoint['steps_per_epoch']} steps an epoch, this config "
+                f"and data give {self.options.steps_per_epoch}: resume with the same data and "
+                "train.batch_size."
+            )
+        try:
+            self.state.load_state_dict(checkpoint)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.work_dir / 'last.pt'} does not fit this config's model or optimizer: "
+                f"{error}"
+            ) from None
+
+    def _introduce(self, checkpoint: dict | None) -> None:
+        """Say once what is trained on what, and keep the resolved config."""
+        train, say = self.config.train, self.log.say
+        if is_main():
+            text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
+            _write_text(self.work_dir / "config.yaml", text)
+            _write_text(self.work_dir / "class_map.json", json.dumps(self._class_map(), indent=1))
+        say(f"gfl {gfl.__version__}, torch {torch.__version__}, {world_size()} x {self.device}")
+        ids = zip(self.train_data.category_ids, self.class_names, strict=True)
+        mapping = ", ".join(f"{i} -> {n} {name}" for n, (i, name) in enumerate(ids))
+        say(f"{len(self.class_names)} classes (category id -> label): {mapping}")
+        for split, dataset in (("train", self.train_data), ("val", self.val_data)):
+            report = getattr(dataset, "report", {"images": len(dataset)})
+            say(f"{split}: " + ", ".join(f"{count} {what}" for what, count in report.items()))
+        count = sum(p.numel() for p in self.state.model.parameters())
+        trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
+        say(f"model: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} million train")
+        part = train.batch_size // world_size() // train.accumulate
+        say(
+            f"batch: {train.batch_size} = {world_size()} processes x {train.accumulate} parts x "
+            f"{part} images; lr {train.lr:g} for {train.lr_batch_size or train.batch_size} images "
+            f"-> {self.state.schedule.lr:g}"
+        )
+        if checkpoint is not None:
+            for line in _differences(checkpoint["config"], self.config.to_dict()):
+                say(f"changed since the checkpoint: {line}")
+            say(f"resumed at step {self.state.step} of {self.total_steps}")
+
+    def _class_map(self) -> dict:
+        return {
+            "names": list(self.class_names),
+            "category_ids": [int(i) for i in self.train_data.category_ids],
+        }
+
+    def _draw_first_batches(self) -> None:
+        """Write pictures of the first augmented batches, made as the loader makes them."""
+        if not is_main() or self.state.step:
+            return
+        folder = self.work_dir / "train_batches"
+        folder.mkdir(exist_ok=True)
+        view, collate = self.train_loader.dataset, self.train_loader.collate_fn
+        self.sampler.set_position(0)
+        for number, keys in zip(range(NUM_TRAIN_PICTURES), self.sampler, strict=False):
+            picture = draw_batch(collate([view[key] for key in keys[:16]]), self.class_names)
+            save_picture(folder / f"batch_{number}.jpg", picture)
+
+    def _evaluate_if_due(self) -> dict | None:
+        """Evaluate at the end of an epoch that owes it; keep the best weights."""
+        state, options = self.state, self.options
+        epoch, within = divmod(state.step, options.steps_per_epoch)
+        due = epoch % self.config.train.eval_epochs == 0 or epoch == options.epochs
+        if within or not epoch or not due or state.evaluated_step == state.step:
+            return None
+        started = time.perf_counter()
+        metrics, _ = evaluate_model(
+            state.evaluated_model,
+            self.val_loader,
+            self.postprocess,
+            self.normalize,
+            self.val_data,
+            self.log.say,
+        )
+        seconds = time.perf_counter() - started
+        state.evaluated_step = state.step
+        per_class = metrics["per_class"]
+        weights = "ema" if state.ema else "raw"
+        if metrics["AP"] > state.best.get("AP", -1.0):
+            state.best = {"AP": metrics["AP"], "epoch": epoch}
+            if is_main():
+                save_checkpoint(self.work_dir / "best.pt", self._content(AP=metrics["AP"]))
+        self.log.metrics(
+            state.step,
+            {
+                "epoch": epoch,
+                **{name: value for name, value in metrics.items() if name != "per_class"},
+                **{f"AP/{name}": ap for name, ap in per_class.items() if ap is not None},
+                "weights": weights,
+                "eval_seconds": seconds,
+            },
+        )
+        self.log.say(
+            f"epoch {epoch}: AP {metrics['AP']:.4f} AP50 {metrics['AP50']:.4f} "
+            f"AP75 {metrics['AP75']:.4f} ({weights} weights, val, {seconds:.1f} s), best AP "
+            f"{state.best['AP']:.4f} of epoch {state.best['epoch']}"
+        )
+        self._draw_predictions()
+        self._save_last()
+        return metrics
+
+    def _draw_predictions(self) -> None:
+        """Pictures of predictions on val, for TensorBoard and predictions.jpg."""
+        if not is_main():
+            return
+        view, collate = self.val_loader.dataset, self.val_loader.collate_fn
+        keys = [key for batch in self.val_loader.batch_sampler for key in batch]
+        pictures = []
+        self.state.evaluated_model.eval()
+        for key in keys[:NUM_EVAL_PICTURES]:
+            batch = collate([view[key]]).to(self.device)
+            with torch.no_grad():
+                predictions = self.state.evaluated_model(
+                    self.normalize(batch.images, batch.input_sizes)
+                )
+            [detections] = self.postprocess(predictions, batch.metas)
+            image = view.dataset[key.index].image
+            pictures.append(
+                draw_detections(image, detections, self.class_names, DRAW_THRESHOLD)
+            )
+        picture = tile(pictures)
+        save_picture(self.work_dir / "predictions.jpg", picture)
+        self.log.board.add_image("predictions", as_tensor(picture), self.state.step)
+
+    def _content(self, **more) -> dict:
+        """What every checkpoint of this run holds: enough to evaluate and to use it."""
+        return {
+            "model": self.state.evaluated_model.state_dict(),
+            "weights": "ema" if self.state.ema else "raw",
+            "class_map": self._class_map(),
+            "config": self.config.to_dict(),
+            "step": self.state.step,
+            "epoch": self.state.step / self.options.steps_per_epoch,
+            "versions": {
+                "gfl": gfl.__version__,
+                "torch": str(torch.__version__),
+                "torchvision": str(torchvision.__version__),
+                "python": platform.python_version(),
+            },
+            **more,
+        }
+
+    def _save_last(self) -> None:
+        if is_main():
+            content = {
+                **self._content(),
+                **self.state.state_dict(),
+                "steps_per_epoch": self.options.steps_per_epoch,
+            }
+            save_checkpoint(self.work_dir / "last.pt", content)
+
+
+def evaluate(
+    checkpoint: str | Path,
+    overrides: list[str] | None = None,
+    split: str = "val",
+    dataset=None,
+    say=print,
+) -> tuple[dict, list[dict]]:
+    """COCO numbers of a checkpoint on a split.
+
+    Args:
+        checkpoint: a best.pt or last.pt; it carries its config and classes.
+        overrides: "key=value" changes of that config.
+        split: "val" or "test" (or "train").
+        dataset: in place of the config's.
+        say: takes messages.
+
+    Returns:
+        The numbers of `gfl.engine.evaluate.coco_metrics` and all COCO result entries.
+    """
+    content = load_checkpoint(checkpoint)
+    config = parse_config(merge_overrides(content["config"], overrides or []), str(checkpoint))
+    names = tuple(content["class_map"]["names"])
+    with process_group(config.device) as device:
+        dataset = dataset or build.build_dataset(config, split, names)
+        model = build.build_model(config, len(names), load_pretrained=False)
+        weights = content.get("ema") or content["model"]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"{checkpoint} does not fit the overridden config: {error}") from None
+        layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        return evaluate_model(
+            model.to(device, memory_format=layout),
+            build.build_eval_loader(config, dataset),
+            build.build_postprocess(config),
+            Normalize(config.data.mean, config.data.std, device),
+            dataset,
+            say,
+        )
+
+
+def _start_work_dir(work_dir: Path, resume: bool) -> dict | None:
+    """Make the work directory; give the checkpoint to resume from, if there is one."""
+    last = work_dir / "last.pt"
+    problem = None
+    if is_main():
+        if last.exists() and not resume:
+            problem = (
+                f"{last} exists: this directory holds a training. Go on with --resume, or choose "
+                "another --work-dir."
+            )
+        else:
+            try:
+                work_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                problem = f"cannot make work directory {work_dir}: {error.strerror or error}"
+    problem = broadcast_object(problem)
+    if problem:
+        raise UserError(problem)
+    return load_checkpoint(last) if resume and last.exists() else None
+
+
+def _seed(config: Config) -> None:
+    seed = config.train.seed
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def _loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
+    train = config.train
+    return LoopOptions(
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        accumulate=train.accumulate,
+        precision=train.precision,
+        channels_last=train.channels_last,
+        grad_clip=train.grad_clip,
+        log_steps=train.log_steps,
+        checkpoint_steps=train.checkpoint_steps,
+        max_bad_steps=train.max_bad_steps,
+    )
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Lines "key: old -> new" of two nested dicts."""
+    lines = []
+    for key in {**old, **new}:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

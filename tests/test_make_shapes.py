@@ -1,0 +1,162 @@
+"""Tests of data/make_shapes.py."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "data" / "make_shapes.py"
+_spec = importlib.util.spec_from_file_location("make_shapes", SCRIPT)
+ms = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(ms)
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("shapes") / "set"
+    ms.make_shapes(out, 40, 20, seed=0)
+    return out, {s: json.loads((out / "annotations" / f"{s}.json").read_text()) for s in ms.SPLITS}
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    for name in "ab":
+        assert ms.main(["--out", str(tmp_path / name), "--train", "4", "--val", "2"]) == 0
+    first = contents(tmp_path / "a")
+    assert len(first) == 8
+    assert first == contents(tmp_path / "b")
+    assert ms.main(["--out", str(tmp_path / "a"), "--train", "4", "--val", "2"]) == 0
+    assert contents(tmp_path / "a") == first
+
+
+def test_more_pictures_leave_the_earlier_ones_unchanged(tmp_path, made):
+    out, full = made
+    ms.make_shapes(tmp_path, 5, 2, seed=0)
+    for path in (tmp_path / "images").iterdir():
+        assert path.read_bytes() == (out / "images" / path.name).read_bytes()
+    for split in ms.SPLITS:
+        part = json.loads((tmp_path / "annotations" / f"{split}.json").read_text())
+        assert part["images"] == full[split]["images"][: len(part["images"])]
+        assert part["annotations"] == full[split]["annotations"][: len(part["annotations"])]
+
+
+def test_seed_and_split_matter():
+    pictures = [ms.scene_at(*key)[0] for key in ((0, "train", 1), (1, "train", 1), (0, "val", 1))]
+    for other in pictures[1:]:
+        assert other.shape != pictures[0].shape or (other != pictures[0]).any()
+
+
+def test_coco_content(made):
+    out, splits = made
+    image_ids, kinds, shapes = [], [], set()
+    for split, content in splits.items():
+        assert len(content["categories"]) >= 5
+        known = {c["id"] for c in content["categories"]}
+        assert {a["category_id"] for a in content["annotations"]} == known
+        assert known != set(range(1, len(known) + 1))
+        assert len({a["id"] for a in content["annotations"]}) == len(content["annotations"])
+        sizes = {i["id"]: (i["width"], i["height"]) for i in content["images"]}
+        image_ids += sizes
+        shapes |= set(sizes.values())
+        for image in content["images"]:
+            assert (out / "images" / image["file_name"]).stat().st_size > 0
+            count = sum(a["image_id"] == image["id"] for a in content["annotations"])
+            kinds.append((split, "empty" if count == 0 else "crowded" if count >= 10 else "normal"))
+        for a in content["annotations"]:
+            x, y, w, h = a["bbox"]
+            width, height = sizes[a["image_id"]]
+            assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
+            assert min(w, h) >= ms.MIN_SIDE and 0 < a["area"] < (w + 40) * (h + 40)
+            assert a["iscrowd"] == 0 and len(a["edge_blur"]) == 4
+            assert 0 < min(a["edge_blur"]) and max(a["edge_blur"]) <= ms.MAX_BLUR
+    assert len(set(image_ids)) == len(image_ids)
+    assert shapes == {(256, 192), (192, 256)}
+    for split in ms.SPLITS:
+        for kind in ("empty", "crowded", "normal"):
+            assert (split, kind) in kinds
+
+
+def test_objects_stay_visible_and_some_are_partly_hidden():
+    visible = [o["visible"] for i in range(40) for o in ms.scene_at(3, "train", i)[1]]
+    assert min(visible) >= ms.MIN_VISIBLE - 1e-3
+    assert np.mean(np.array(visible) < 0.95) > 0.1
+
+
+@pytest.mark.parametrize("name", sorted(ms.CATEGORIES))
+def test_outlines_touch_their_box(name):
+    for turn in range(4):
+        mask = ms.shape_mask(name, 200, 300, form=0.3, turn=turn)
+        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert rows[0] <= 3 and rows[-1] >= 196 and cols[0] <= 3 and cols[-1] >= 296
+
+
+@pytest.mark.parametrize("blur", [(0.4, 5.5, 6.0, 0.6), (5.0, 0.5, 0.5, 4.0), (2.0, 3.0, 2.5, 1.5)])
+@pytest.mark.parametrize("box", [(30.3, 24.6, 70.2, 60.5), (40.0, 50.5, 40.25, 30.0)])
+def test_edge_blur_is_the_spread_of_the_edge(box, blur):
+    canvas = np.full((140, 160, 3), 20, np.float32)
+    ms.paint(canvas, *ms.object_alpha("rectangle", box, blur), (220, 220, 220))
+    alpha = (canvas[..., 0] - 20) / 200
+    x, y, w, h = box
+    cx, cy = int(x + w / 2), int(y + h / 2)
+    row, col = alpha[cy] / alpha[cy, cx], alpha[:, cx] / alpha[cy, cx]
+    profiles = (row[:cx], col[:cy], 1 - row[cx:], 1 - col[cy:])
+    for k, (profile, start, edge) in enumerate(
+        zip(profiles, (0, 0, cx, cy), (x, y, x + w, y + h), strict=True)
+    ):
+        weight = np.diff(profile)
+        place = start + 1 + np.arange(len(weight))
+        mean = (weight * place).sum() / weight.sum()
+        spread = np.sqrt((weight * (place - mean) ** 2).sum() / weight.sum())
+        assert abs(mean - edge) < 0.3
+        assert abs(spread - blur[k]) < 0.15 * blur[k] + 0.3
+
+
+def test_edge_blur_is_independent_of_size_class_and_the_other_edges(made):
+    found = [a for content in made[1].values() for a in content["annotations"]]
+    assert len(found) > 200
+    blur = np.log([a["edge_blur"] for a in found])
+    side = np.log([np.sqrt(a["bbox"][2] * a["bbox"][3]) for a in found])
+    limit = 4 / np.sqrt(len(found))
+    corr = np.corrcoef(np.column_stack([blur, side]).T) - np.eye(5)
+    assert np.abs(corr).max() < limit
+    category = np.array([a["category_id"] for a in found])
+    for c in set(category.tolist()):
+        own = blur[category == c]
+        assert abs(own.mean() - blur.mean()) < 4 * blur.std() / np.sqrt(own.size)
+    assert 0.35 < np.mean(np.exp(blur) < 0.8) < 0.55
+    assert 0.35 < np.mean(np.exp(blur) > 3.4) < 0.55
+
+
+@pytest.mark.parametrize("old", ['{"info": {"description": "mine"}}', "[]", "not json"])
+def test_refuses_a_foreign_data_set(tmp_path, capsys, old):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "val.json").write_text(old)
+    before = contents(tmp_path)
+    assert ms.main(["--out", str(tmp_path), "--train", "1", "--val", "1"]) == 2
+    assert "val.json" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+def test_refuses_other_arguments_and_foreign_images(tmp_path, capsys):
+    assert ms.main(["--out", str(tmp_path / "a"), "--train", "2", "--val", "1"]) == 0
+    before = contents(tmp_path / "a")
+    assert ms.main(["--out", str(tmp_path / "a"), "--train", "3", "--val", "1"]) == 2
+    assert contents(tmp_path / "a") == before
+    (tmp_path / "b" / "images").mkdir(parents=True)
+    photo = tmp_path / "b" / "images" / "train_000000.jpg"
+    photo.write_bytes(b"mine")
+    assert ms.main(["--out", str(tmp_path / "b"), "--train", "2", "--val", "1"]) == 2
+    assert photo.read_bytes() == b"mine"
+    assert "train_000000.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [["--seed", "-1"], ["--size", "20x20"], ["--size", "wide"]])
+def test_bad_arguments(tmp_path, capsys, bad):
+    assert ms.main(["--out", str(tmp_path / "x"), *bad]) == 2
+    assert capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
