@@ -6,7 +6,6 @@ The tables are public: add an entry to bring in a part of your own, then name it
 from torch import nn
 
 from gfl.assigner import ATSSAssigner
-from gfl.config import Config, Postprocess as PostprocessConfig
 from gfl.data.batch import padded_size
 from gfl.data.dataset import CocoDataset
 from gfl.data.loader import TransformedDataset, make_loader
@@ -22,6 +21,7 @@ from gfl.models.detector import GFLDetector
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
 from gfl.postprocess import Postprocess
+from gfl.schema import Config
 
 BACKBONES = dict.fromkeys(RESNETS, ResNet)
 NECKS = {"fpn": FPN}
@@ -109,7 +109,7 @@ def build_criterion(config: Config) -> GFLCriterion:
 
 def build_postprocess(config: Config, distributions: bool = False) -> Postprocess:
     """Make the decoder; `distributions` as in `gfl.postprocess.Postprocess`."""
-    options: PostprocessConfig = config.postprocess
+    options = config.postprocess
     return Postprocess(
         build_box_representation(config),
         score_threshold=options.score_threshold,

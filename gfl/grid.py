@@ -44,7 +44,9 @@ def make_grid(
             first = ORIGINS[origin](stride)
             y = torch.arange(height, device=device, dtype=torch.float32) * stride + first
             x = torch.arange(width, device=device, dtype=torch.float32) * stride + first
-            centers.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2))
+            centers.append(
+                torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
+            )
             strides.append(torch.full((height * width,), float(stride), device=device))
         return Grid(torch.cat(centers), torch.cat(strides), level_sizes, level_strides, origin)
 

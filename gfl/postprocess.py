@@ -61,7 +61,9 @@ class Postprocess:
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
             scores = joint_scores(predictions).float()
             return [
-                self._one_image(scores[i], predictions.box_logits[i], predictions.grid, meta, rescale)
+                self._one_image(
+                    scores[i], predictions.box_logits[i], predictions.grid, meta, rescale
+                )
                 for i, meta in enumerate(metas)
             ]
 
@@ -77,7 +79,9 @@ class Postprocess:
         boxes = boxes / scale
 
         has_area = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1).nonzero().squeeze(1)
-        kept = has_area[class_wise_nms(boxes[has_area], score[has_area], label[has_area], self.nms_iou)]
+        kept = has_area[
+            class_wise_nms(boxes[has_area], score[has_area], label[has_area], self.nms_iou)
+        ]
         kept = kept[: self.max_per_image]
         kept_logits = box_logits[location[kept]].float()
         return Detections(

@@ -1,6 +1,5 @@
 """A whole run, from a config: `gfl.train` and `gfl.evaluate`."""
 
-import json
 import os
 import platform
 import random
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-import yaml
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,8 +16,8 @@ import gfl
 from gfl import build
 from gfl.config import Config, load_config, merge_overrides, parse_config
 from gfl.data.batch import Normalize
-from gfl.distributed import broadcast_object, is_main, process_group, world_size
-from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint, write_atomically
+from gfl.distributed import is_main, process_group, world_size
+from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from gfl.engine.ema import EMA
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.engine.optim import make_optimizer
@@ -27,6 +25,7 @@ from gfl.engine.run_log import RunLog
 from gfl.engine.train import LoopOptions, train_one_epoch
 from gfl.errors import UserError
 from gfl.visualize import as_tensor, draw_batch, draw_detections, save_picture, tile
+from gfl.work_dir import describe_run, differences, start_work_dir
 
 # Batches drawn to train_batches/, images drawn for TensorBoard, and the score they are drawn from.
 NUM_TRAIN_PICTURES = 3
@@ -73,7 +72,7 @@ class _Run:
         self.config = config
         self.work_dir = work_dir
         self.device = device
-        checkpoint = _start_work_dir(work_dir, resume)
+        checkpoint = start_work_dir(work_dir, resume)
         _seed(config)
         self.train_data = train_dataset or build.build_dataset(config, "train")
         self.class_names = tuple(self.train_data.class_names)
@@ -176,9 +175,7 @@ class _Run:
         """Say once what is trained on what, and keep the resolved config."""
         train, say = self.config.train, self.log.say
         if is_main():
-            text = yaml.safe_dump(self.config.to_dict(), sort_keys=False)
-            _write_text(self.work_dir / "config.yaml", text)
-            _write_text(self.work_dir / "class_map.json", json.dumps(self._class_map(), indent=1))
+            describe_run(self.work_dir, self.config, self._class_map())
         say(f"gfl {gfl.__version__}, torch {torch.__version__}, {world_size()} x {self.device}")
         ids = zip(self.train_data.category_ids, self.class_names, strict=True)
         mapping = ", ".join(f"{i} -> {n} {name}" for n, (i, name) in enumerate(ids))
@@ -196,7 +193,7 @@ class _Run:
             f"-> {self.state.schedule.lr:g}"
         )
         if checkpoint is not None:
-            for line in _differences(checkpoint["config"], self.config.to_dict()):
+            for line in differences(checkpoint["config"], self.config.to_dict()):
                 say(f"changed since the checkpoint: {line}")
             say(f"resumed at step {self.state.step} of {self.total_steps}")
 
@@ -277,9 +274,7 @@ class _Run:
                 )
             [detections] = self.postprocess(predictions, batch.metas)
             image = view.dataset[key.index].image
-            pictures.append(
-                draw_detections(image, detections, self.class_names, DRAW_THRESHOLD)
-            )
+            pictures.append(draw_detections(image, detections, self.class_names, DRAW_THRESHOLD))
         picture = tile(pictures)
         save_picture(self.work_dir / "predictions.jpg", picture)
         self.log.board.add_image("predictions", as_tensor(picture), self.state.step)
@@ -353,27 +348,6 @@ def evaluate(
         )
 
 
-def _start_work_dir(work_dir: Path, resume: bool) -> dict | None:
-    """Make the work directory; give the checkpoint to resume from, if there is one."""
-    last = work_dir / "last.pt"
-    problem = None
-    if is_main():
-        if last.exists() and not resume:
-            problem = (
-                f"{last} exists: this directory holds a training. Go on with --resume, or choose "
-                "another --work-dir."
-            )
-        else:
-            try:
-                work_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                problem = f"cannot make work directory {work_dir}: {error.strerror or error}"
-    problem = broadcast_object(problem)
-    if problem:
-        raise UserError(problem)
-    return load_checkpoint(last) if resume and last.exists() else None
-
-
 def _seed(config: Config) -> None:
     seed = config.train.seed
     random.seed(seed)
@@ -398,19 +372,3 @@ def _loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
         checkpoint_steps=train.checkpoint_steps,
         max_bad_steps=train.max_bad_steps,
     )
-
-
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Lines "key: old -> new" of two nested dicts."""
-    lines = []
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {before} -> {after}")
-    return lines
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -27,7 +27,9 @@ def collate(items: list[tuple[Sample, ImageMeta]]) -> Batch:
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for row, sample in enumerate(samples):
         h, w = sample.image.shape[:2]
-        images[row, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)
+        images[row, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(
+            2, 0, 1
+        )
     boxes, present = _pad([sample.boxes for sample in samples], (4,), torch.float32)
     labels, _ = _pad([sample.labels for sample in samples], (), torch.int64)
     ignore_boxes, ignored = _pad([sample.ignore_boxes for sample in samples], (4,), torch.float32)

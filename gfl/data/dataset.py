@@ -238,8 +238,10 @@ def read_coco_json(json_file: Path) -> dict:
         if not (
             isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
         ):
-            raise UserError(f"{json_file}: annotations[{number}].bbox is {box!r}, expected four "
-                            "numbers [x, y, width, height] in pixels.")
+            raise UserError(
+                f"{json_file}: annotations[{number}].bbox is {box!r}, expected four "
+                "numbers [x, y, width, height] in pixels."
+            )
     if not content["categories"] or not content["images"]:
         raise UserError(f"{json_file} lists no categories or no images: there is nothing to learn.")
     return content
@@ -263,8 +265,12 @@ def read_image(path: str) -> np.ndarray:
 
 def _require_images(folder: Path, paths: list[str]) -> None:
     if not folder.is_dir():
-        raise UserError(f"image folder {folder} does not exist: set data.path or images of the split.")
+        raise UserError(
+            f"image folder {folder} does not exist: set data.path or images of the split."
+        )
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
-        raise UserError(f"{len(missing)} of {len(paths)} image files are missing in {folder}, "
-                        f"the first is {missing[0]}.")
+        raise UserError(
+            f"{len(missing)} of {len(paths)} image files are missing in {folder}, "
+            f"the first is {missing[0]}."
+        )

@@ -87,9 +87,7 @@ class TrainSampler:
         rest = waiting[False] + waiting[True]
         missing = -len(rest) % self.batch_size
         rest += islice(cycle(order.tolist()), missing)
-        batches += [
-            rest[i : i + self.batch_size] for i in range(0, len(rest), self.batch_size)
-        ]
+        batches += [rest[i : i + self.batch_size] for i in range(0, len(rest), self.batch_size)]
         batches = [batches[i] for i in rng.permutation(len(batches))]
         low, high = self.short_range
         return [

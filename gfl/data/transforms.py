@@ -71,7 +71,9 @@ class Transform:
         boxes, ignore_boxes = sample.boxes * factors, sample.ignore_boxes * factors
         labels = sample.labels
         if self.changes is not None:
-            image, boxes, labels, ignore_boxes = self._change(image, boxes, labels, ignore_boxes, key)
+            image, boxes, labels, ignore_boxes = self._change(
+                image, boxes, labels, ignore_boxes, key
+            )
         meta = ImageMeta(sample.image_id, original, (height, width), scale)
         return Sample(image, boxes, labels, ignore_boxes, sample.image_id), meta
 

@@ -43,9 +43,7 @@ def detect(
     return found, highest.sigmoid().item()
 
 
-def to_coco_results(
-    found: dict[int, Detections], category_ids: tuple[int, ...]
-) -> list[dict]:
+def to_coco_results(found: dict[int, Detections], category_ids: tuple[int, ...]) -> list[dict]:
     """Detections as COCO result entries: xywh, original pixels, the data set's category ids."""
     results = []
     for image_id, detections in found.items():

@@ -18,9 +18,7 @@ RESNETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "resnet50": (torchvision.models.resnet50, "ResNet50_Weights.IMAGENET1K_V1"),
     "resnet101": (torchvision.models.resnet101, "ResNet101_Weights.IMAGENET1K_V1"),
     "resnext101_32x4d": (
-        lambda: torchvision.models.ResNet(
-            Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4
-        ),
+        lambda: torchvision.models.ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4),
         "timm/resnext101_32x4d.gluon_in1k",
     ),
 }
@@ -116,8 +114,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         UserError: the file is missing or is something else.
     """
     if not path.is_file():
-        raise UserError(f"weights file {path} does not exist. Set model.backbone.pretrained to an "
-                        "existing file, to true (download) or to false (train from scratch).")
+        raise UserError(
+            f"weights file {path} does not exist. Set model.backbone.pretrained to an "
+            "existing file, to true (download) or to false (train from scratch)."
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -1,0 +1,139 @@
+"""Small values for tests: targets, grids, predictions, data sets, configs."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from gfl.config import Config, parse_config
+from gfl.grid import make_grid
+from gfl.structures import Predictions, Targets
+
+STRIDES = (8, 16, 32, 64, 128)
+
+
+def pyramid(height: int, width: int, origin: str = "corner"):
+    """The grid of P3 to P7 for a padded image."""
+    sizes, size = [], (height // 8, width // 8)
+    for _ in STRIDES:
+        sizes.append(size)
+        size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+    return make_grid(tuple(sizes), STRIDES, origin)
+
+
+def make_targets(boxes: list, labels: list | None = None, valid=None, size=(320, 320)) -> Targets:
+    """Targets of images given as lists of xyxy boxes."""
+    count = max((len(image) for image in boxes), default=0)
+    padded = torch.zeros(len(boxes), count, 4)
+    classes = torch.zeros(len(boxes), count, dtype=torch.int64)
+    present = torch.zeros(len(boxes), count, dtype=torch.bool)
+    for row, image in enumerate(boxes):
+        if len(image):
+            padded[row, : len(image)] = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+            if labels is not None:
+                classes[row, : len(image)] = torch.as_tensor(np.asarray(labels[row]))
+            present[row, : len(image)] = True
+    valid = torch.tensor([list(size)] * len(boxes) if valid is None else np.asarray(valid).tolist())
+    nothing = torch.zeros(len(boxes), 0, 4)
+    return Targets(padded, classes, present, valid, nothing, nothing[..., 0].bool())
+
+
+def random_boxes(count: int, height: int, width: int, seed: int = 0, smallest: float = 8.0):
+    """(count, 4) xyxy boxes inside an image."""
+    rng = np.random.default_rng(seed)
+    sides = rng.uniform(smallest, min(height, width) / 2, (count, 2))
+    corner = rng.uniform(0, 1, (count, 2)) * (np.array([width, height]) - sides)
+    return np.concatenate((corner, corner + sides), 1).astype(np.float32)
+
+
+def random_predictions(grid, num_images: int = 2, num_classes: int = 3, reg_max: int = 16):
+    """Leaf logits on a grid."""
+    count = grid.strides.shape[0]
+    cls_logits = torch.randn(num_images, count, num_classes) - 3
+    box_logits = torch.randn(num_images, count, 4 * (reg_max + 1))
+    return Predictions(cls_logits.requires_grad_(), box_logits.requires_grad_(), grid)
+
+
+def write_coco(
+    folder: Path,
+    splits: dict[str, int],
+    size=(96, 128),
+    categories=((3, "square"), (7, "disc")),
+    empty_every: int = 0,
+    seed: int = 0,
+) -> Path:
+    """A COCO folder of noise pictures with bright rectangles, one category id gap included."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    number = 0
+    for split, count in splits.items():
+        images, annotations = [], []
+        for _ in range(count):
+            number += 1
+            height, width = size if number % 3 else size[::-1]
+            picture = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
+            has_objects = not empty_every or number % empty_every
+            for k in range(2 if has_objects else 0):
+                w, h = (int(v) for v in rng.integers(24, 48, 2))
+                x, y = int(rng.integers(0, width - w)), int(rng.integers(0, height - h))
+                category = categories[k % len(categories)][0]
+                picture[y : y + h, x : x + w] = (250, 40, 40) if k else (40, 250, 40)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": number * 10,
+                        "category_id": category,
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "iscrowd": 0,
+                    }
+                )
+            name = f"{split}_{number}.png"
+            cv2.imwrite(str(folder / "images" / name), picture)
+            images.append({"id": number * 10, "file_name": name, "width": width, "height": height})
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": i, "name": name} for i, name in categories],
+        }
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def tiny_values(folder: Path, **train) -> dict:
+    """A config of the smallest model that trains, as plain values."""
+    return {
+        "data": {
+            "path": str(folder),
+            "train_size": {"short": 96, "long": 128},
+            "test_size": {"short": 96, "long": 128},
+            "workers": 0,
+        },
+        "model": {
+            "backbone": {"name": "resnet18", "pretrained": False},
+            "neck": {"channels": 32},
+            "head": {"channels": 32, "stacked_convs": 1},
+            "reg_max": 8,
+        },
+        "train": {
+            "epochs": 2,
+            "batch_size": 4,
+            "lr": 0.01,
+            "lr_batch_size": None,
+            "warmup_steps": 2,
+            "milestones": [],
+            "eval_batch_size": 2,
+            "log_steps": 1,
+            "checkpoint_steps": 2,
+            **train,
+        },
+        "device": "cpu",
+    }
+
+
+def tiny_config(folder: Path, **train) -> Config:
+    """The config of `tiny_values`."""
+    return parse_config(tiny_values(folder, **train))

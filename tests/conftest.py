@@ -1,0 +1,34 @@
+"""Fixtures and builders that several test files use."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Another folder of the same format can be tried by this variable.
+REFERENCE = Path(os.environ.get("GFL_REFERENCE", REPOSITORY / "tests" / "reference"))
+
+
+def reference(name: str) -> dict[str, np.ndarray]:
+    """All arrays of a reference file."""
+    with np.load(REFERENCE / name, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def tensor(array: np.ndarray, grad: bool = False) -> torch.Tensor:
+    """A torch copy of a reference array."""
+    return torch.from_numpy(np.array(array)).requires_grad_(grad)
+
+
+def assert_close(got, want, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Element by element, at the tolerance that the reference's README gives for parts."""
+    got = got.detach().numpy() if isinstance(got, torch.Tensor) else np.asarray(got)
+    np.testing.assert_allclose(got, np.asarray(want), rtol=rtol, atol=atol)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

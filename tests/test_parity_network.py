@@ -1,0 +1,159 @@
+"""Whole networks, and the first training steps, against the reference."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from builders import make_targets
+from conftest import REFERENCE, reference, tensor
+
+from gfl.build import build_criterion, build_model, build_postprocess, build_schedule
+from gfl.config import load_config, parse_config
+from gfl.data.batch import Normalize
+from gfl.engine.checkpoint import TrainState
+from gfl.engine.optim import make_optimizer
+from gfl.engine.train import LoopOptions, train_step
+from gfl.interop.mmdet import convert_state_dict, rename
+from gfl.structures import Batch, ImageMeta
+
+BACKBONES = {
+    "gfl_r50_fpn_1x": "resnet50",
+    "gfl_r101_fpn_ms_2x": "resnet101",
+    "gfl_x101-32x4d_fpn_ms_2x": "resnext101_32x4d",
+}
+
+
+def recipe():
+    spec = importlib.util.spec_from_file_location("recipe", REFERENCE / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def reference_model(name: str):
+    """Our network under the reference's pseudo-weights, and the description of those."""
+    weights, meta = recipe().load(REFERENCE / "zoo" / f"{name}.keys.json")
+    config = parse_config({"model": {"backbone": {"name": BACKBONES[name]}}})
+    model = build_model(config, num_classes=80, load_pretrained=False)
+    state = {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
+    model.load_state_dict(convert_state_dict(state))
+    return model, meta, config
+
+
+def assert_map(arrays: dict, name: str, got: torch.Tensor) -> None:
+    got = got.detach().contiguous().numpy()
+    assert list(got.shape) == arrays[f"{name}.shape"].tolist()
+    sub = got.reshape(-1)[:: int(arrays[f"{name}.stride"])]
+    np.testing.assert_allclose(sub, arrays[f"{name}.sub"], rtol=1e-4, atol=5e-4)
+    wide = got.astype(np.float64)
+    stats = [wide.mean(), wide.std(), wide.sum(), np.abs(wide).sum()]
+    np.testing.assert_allclose(
+        stats[:2] + [s / got.size for s in stats[2:]],
+        [*arrays[f"{name}.stats"][:2], *(arrays[f"{name}.stats"][2:] / got.size)],
+        rtol=1e-4,
+        atol=5e-4,
+    )
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_parity_zoo_names(name):
+    """Every name of the public file is ours after renaming, and the other way round."""
+    meta = json.loads((REFERENCE / "zoo" / f"{name}.keys.json").read_text())
+    config = parse_config({"model": {"backbone": {"name": BACKBONES[name]}}})
+    with torch.device("meta"):
+        ours = build_model(config, num_classes=80, load_pretrained=False).state_dict()
+    theirs = {rename(e["key"]): e["shape"] for e in meta["state_dict"]}
+    theirs.pop(None)
+    assert theirs == {key: list(value.shape) for key, value in ours.items()}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_parity_zoo_network(name):
+    """Features, logits, losses, gradients and detections of a whole model."""
+    arrays = reference(f"zoo/{name}.npz")
+    model, meta, config = reference_model(name)
+    model.train()  # batch-norm statistics stay frozen all the same
+    images = tensor(arrays["input"].astype(np.float32))
+    features = model.backbone(images)
+    for level, feature in enumerate(features):
+        assert_map(arrays, f"backbone.{level}", feature)
+    for level, feature in enumerate(model.neck(features[1:])):
+        assert_map(arrays, f"neck.{level}", feature)
+    predictions = model(images)
+    counts = predictions.grid.level_counts
+    for prefix, logits in (
+        ("cls_score", predictions.cls_logits),
+        ("bbox_pred", predictions.box_logits),
+    ):
+        for level, part in enumerate(logits.split(counts, 1)):
+            shape = arrays[f"{prefix}.{level}.shape"].tolist()
+            assert_map(arrays, f"{prefix}.{level}", part.transpose(1, 2).reshape(shape))
+
+    gt = {key.removeprefix("gt_"): value for key, value in arrays.items() if key.startswith("gt_")}
+    targets = make_targets([gt["bboxes"]], [gt["labels"]], size=images.shape[-2:])
+    losses = build_criterion(config)(predictions, targets)
+    for ours, theirs in (("loss_cls", "loss_cls"), ("loss_box", "loss_bbox"), ("loss_dfl",) * 2):
+        want = arrays[f"loss.{theirs}"].sum()
+        np.testing.assert_allclose(losses[ours].item(), want, rtol=1e-4, atol=1e-5)
+    sum(losses.values()).backward()
+    assert_gradients(arrays, model)
+
+    [found] = build_postprocess(config)(
+        predictions, (ImageMeta(1, (230, 312), (184, 250), (250 / 312, 184 / 230)),)
+    )
+    np.testing.assert_array_equal(found.labels.numpy(), arrays["det.labels"])
+    np.testing.assert_allclose(found.scores.numpy(), arrays["det.scores"], rtol=1e-4, atol=5e-4)
+    np.testing.assert_allclose(found.boxes.numpy(), arrays["det.boxes"], atol=0.01)
+
+
+def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
+    """Norms of every trained parameter's gradient; none for the frozen ones."""
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    names = [rename(str(name)) for name in arrays["param_grad.names"]]
+    frozen = {rename(str(name)) for name in arrays["frozen.names"]}
+    assert set(names) | frozen == set(gradients)
+    assert all(gradients[name] is None for name in frozen)
+    norms = np.array([gradients[name].double().norm().item() for name in names])
+    np.testing.assert_allclose(norms, arrays["param_grad.l2"], rtol=2e-3, atol=5e-4)
+    sums = np.array([gradients[name].double().sum().item() for name in names])
+    sizes = np.array([gradients[name].numel() for name in names])
+    scale = arrays["param_grad.l2"] * np.sqrt(sizes)  # the sum's own bound
+    assert (np.abs(sums - arrays["param_grad.sum"]) <= 2e-3 * scale + 5e-4).all()
+
+
+def test_parity_train_curve():
+    """The first five SGD steps, through the project's own step, optimiser and schedule."""
+    arrays = reference("train_curve.npz")
+    model, meta, _ = reference_model("gfl_r50_fpn_1x")
+    lr, momentum, weight_decay = (float(v) for v in arrays["sgd"])
+    config = load_config("configs/gfl_r50_fpn_1x.yaml", [f"train.lr={lr}", "train.warmup_steps=0"])
+    state = TrainState(
+        model,
+        make_optimizer(model, config.train.optimizer, momentum, weight_decay),
+        build_schedule(config, steps_per_epoch=1000),
+        torch.amp.GradScaler("cpu", enabled=False),
+    )
+    model.train()
+    criterion, options = build_criterion(config), LoopOptions(epochs=1, steps_per_epoch=1000)
+    normalize = Normalize((0, 0, 0), (1, 1, 1))
+    make_input = recipe().make_input
+    for step in range(5):
+        images = np.concatenate(
+            [make_input(meta["seed"], 192, 256, name=f"curve{step}.{b}") for b in range(2)]
+        )
+        objects = [f"step{step}.img{b}." for b in range(2)]
+        targets = make_targets(
+            [arrays[o + "boxes"] for o in objects],
+            [arrays[o + "labels"] for o in objects],
+            size=(192, 256),
+        )
+        metas = tuple(ImageMeta(b, (192, 256), (192, 256), (1.0, 1.0)) for b in range(2))
+        batch = Batch(torch.from_numpy(images), targets.valid_size, targets, metas)
+        losses, norm = train_step(state, model, [batch], criterion, normalize, options)
+        state.step += 1
+        got = [losses[name].item() for name in ("loss_cls", "loss_box", "loss_dfl")]
+        got += [sum(got), norm.item()]
+        rtol = 1e-3 if step < 2 else 3e-2
+        np.testing.assert_allclose(got, arrays["losses"][step], rtol=rtol, err_msg=f"step {step}")
