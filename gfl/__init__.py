@@ -10,7 +10,7 @@ from gfl.errors import UserError
 __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "evaluate", "train"]
 
-_LAZY = {"train": "gfl.runner", "evaluate": "gfl.runner"}
+_LAZY = {"train": "gfl.training", "evaluate": "gfl.evaluation"}
 _SUBMODULES = {"assigner", "boxes", "build", "config", "data", "engine", "losses", "models"}
 
 

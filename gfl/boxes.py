@@ -38,7 +38,7 @@ def xyxy_to_ltrb(centers: Tensor, boxes: Tensor) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Limit xyxy boxes (..., 4) to an image of `size` (h, w); coordinates end in [0, w] x [0, h]."""
+    """Limit xyxy boxes (..., 4) to an image of `size` (h, w): coordinates in [0, w] and [0, h]."""
     height, width = size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)

@@ -13,6 +13,7 @@ from gfl.data.sampler import EvalSampler, TrainSampler
 from gfl.data.transforms import Transform, resized_size
 from gfl.distributed import rank, world_size
 from gfl.engine.optim import Schedule
+from gfl.engine.train import LoopOptions
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
 from gfl.models.backbone import RESNETS, ResNet, load_imagenet_weights
@@ -187,4 +188,20 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         warmup_factor=train.warmup_factor,
         milestones=tuple(epoch * steps_per_epoch for epoch in train.milestones),
         final_factor=train.final_factor,
+    )
+
+
+def build_loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
+    """What the training loop is told."""
+    train = config.train
+    return LoopOptions(
+        epochs=train.epochs,
+        steps_per_epoch=steps_per_epoch,
+        accumulate=train.accumulate,
+        precision=train.precision,
+        channels_last=train.channels_last,
+        grad_clip=train.grad_clip,
+        log_steps=train.log_steps,
+        checkpoint_steps=train.checkpoint_steps,
+        max_bad_steps=train.max_bad_steps,
     )

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 # Long enough for one rank to evaluate alone while the others wait, short enough to end a hang.
 TIMEOUT = timedelta(minutes=30)
@@ -56,6 +56,13 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def broadcast_buffers(module: nn.Module) -> None:
+    """Give every process rank 0's buffers: without SyncBN each has seen its own images only."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def gather_objects(value: object) -> list:

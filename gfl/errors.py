@@ -30,6 +30,7 @@ def choose(kind: str, name: str, table: dict):
     """
     if name not in table:
         raise UserError(
-            f"unknown {kind} {name!r}{did_you_mean(name, table)} Choices: {', '.join(sorted(table))}."
+            f"unknown {kind} {name!r}{did_you_mean(name, table)} "
+            f"Choices: {', '.join(sorted(table))}."
         )
     return table[name]

@@ -160,8 +160,9 @@ class Head(Section):
 
     name: str = "gfl"
     """A name of `gfl.build.HEADS`."""
-    channels: Int = Field(default=256, ge=32, multiple_of=32)
-    """Width of the towers, a multiple of the 32 groups of the group norm."""
+    channels: Int = Field(default=256, ge=64, multiple_of=32)
+    """Width of the towers, a multiple of the 32 groups of the group norm; with a group of one
+    channel a level of a single location could not be normalised, hence 64 at least."""
     stacked_convs: Int = Field(default=4, ge=1)
     """Depth of each tower."""
 

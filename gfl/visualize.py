@@ -1,12 +1,22 @@
 """Pictures with boxes, for people to look at. Files only: no display is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
+from gfl.data.batch import Normalize
 from gfl.structures import Batch, Detections
+
+# Batches drawn to train_batches/ and images of each, images drawn with predictions, and the score
+# from which predictions are drawn.
+NUM_BATCHES, MAX_IMAGES = 3, 16
+NUM_PREDICTIONS = 8
+DRAW_THRESHOLD = 0.3
 
 # Distinct on light and dark pictures, RGB.
 COLORS = (
@@ -53,10 +63,10 @@ def draw_batch(batch: Batch, class_names: Sequence[str]) -> np.ndarray:
 
 
 def draw_detections(
-    image: np.ndarray, detections: Detections, class_names: Sequence[str], threshold: float
+    image: np.ndarray, detections: Detections, class_names: Sequence[str]
 ) -> np.ndarray:
-    """The detections above a score, on their original image."""
-    kept = detections.scores > threshold
+    """The detections above `DRAW_THRESHOLD`, on their original image."""
+    kept = detections.scores > DRAW_THRESHOLD
     return draw_boxes(
         image,
         detections.boxes[kept].tolist(),
@@ -84,6 +94,30 @@ def save_picture(path, image: np.ndarray) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
-def as_tensor(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 to (3, H, W), as TensorBoard wants pictures."""
-    return torch.from_numpy(image).permute(2, 0, 1)
+def save_first_batches(loader: DataLoader, class_names: Sequence[str], folder: Path) -> None:
+    """Write pictures of the first augmented batches, made as the loader's workers make them."""
+    folder.mkdir(exist_ok=True)
+    for number, keys in zip(range(NUM_BATCHES), loader.batch_sampler, strict=False):
+        batch = loader.collate_fn([loader.dataset[key] for key in keys[:MAX_IMAGES]])
+        save_picture(folder / f"batch_{number}.jpg", draw_batch(batch, class_names))
+
+
+@torch.no_grad()
+def draw_predictions(
+    model: nn.Module,
+    loader: DataLoader,
+    postprocess: Callable,
+    normalize: Normalize,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """The first images of a loader with what the model finds in them, in one picture."""
+    model.eval()
+    keys = [key for batch in loader.batch_sampler for key in batch]
+    pictures = []
+    for key in keys[:NUM_PREDICTIONS]:
+        batch = loader.collate_fn([loader.dataset[key]]).to(normalize.mean.device)
+        predictions = model(normalize(batch.images, batch.input_sizes))
+        [detections] = postprocess(predictions, batch.metas)
+        image = loader.dataset.dataset[key.index].image
+        pictures.append(draw_detections(image, detections, class_names))
+    return tile(pictures)

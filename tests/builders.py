@@ -115,7 +115,7 @@ def tiny_values(folder: Path, **train) -> dict:
         "model": {
             "backbone": {"name": "resnet18", "pretrained": False},
             "neck": {"channels": 32},
-            "head": {"channels": 32, "stacked_convs": 1},
+            "head": {"channels": 64, "stacked_convs": 1},
             "reg_max": 8,
         },
         "train": {

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def test(args: argparse.Namespace) -> None:
     """Evaluate and print."""
-    from gfl.runner import evaluate
+    from gfl.evaluation import evaluate
 
     def say(message: str) -> None:
         print(message, file=sys.stderr)

@@ -27,7 +27,7 @@ def train(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     work_dir = args.work_dir or Path("runs") / Path(args.config).stem
 
-    from gfl.runner import train as run_training
+    from gfl.training import train as run_training
 
     outcome = run_training(config, work_dir, args.resume)
     if is_first_process() and outcome["best"]:

@@ -27,9 +27,8 @@ def collate(items: list[tuple[Sample, ImageMeta]]) -> Batch:
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for row, sample in enumerate(samples):
         h, w = sample.image.shape[:2]
-        images[row, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(
-            2, 0, 1
-        )
+        pixels = torch.from_numpy(np.ascontiguousarray(sample.image))
+        images[row, :, :h, :w] = pixels.permute(2, 0, 1)
     boxes, present = _pad([sample.boxes for sample in samples], (4,), torch.float32)
     labels, _ = _pad([sample.labels for sample in samples], (), torch.int64)
     ignore_boxes, ignored = _pad([sample.ignore_boxes for sample in samples], (4,), torch.float32)
@@ -40,7 +39,7 @@ def collate(items: list[tuple[Sample, ImageMeta]]) -> Batch:
 def _pad(
     rows: list[np.ndarray], shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Stack lists of different length: (B, longest, *shape), and (B, longest) bool of what is there."""
+    """Stack lists of different length to (B, longest, *shape); (B, longest) bool says what is."""
     longest = max(len(row) for row in rows)
     padded = torch.zeros(len(rows), longest, *shape, dtype=dtype)
     present = torch.zeros(len(rows), longest, dtype=torch.bool)

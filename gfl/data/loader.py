@@ -44,6 +44,9 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread,
+        # Samples do not use it; without it each pass would advance the global random state, and
+        # a resumed run would differ from one that was not interrupted.
+        generator=torch.Generator(),
     )
 
 

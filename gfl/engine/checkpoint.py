@@ -105,7 +105,7 @@ def load_checkpoint(path: str | Path) -> dict:
         ) from None
     if not isinstance(content, dict) or content.get("format") != "gfl":
         raise UserError(
-            f"{path} is not a checkpoint of gfl: expected a best.pt or last.pt that gfl has written."
+            f"{path} is not a checkpoint of gfl: expected a best.pt or last.pt that it has written."
         )
     if content["version"] > FORMAT_VERSION:
         raise UserError(

@@ -66,5 +66,9 @@ def make_optimizer(
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
+        # A first step that is skipped would leave the buffers that torch makes uninitialised.
+        for parameter in trained if momentum else []:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     return torch.optim.AdamW(groups, lr=0.0, fused=True)

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 
@@ -48,11 +49,21 @@ class RunLog:
             if isinstance(value, int | float) and value is not None:
                 self.board.add_scalar(name, value, step)
 
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """An (H, W, 3) uint8 RGB picture for TensorBoard."""
+        if self.folder is not None:
+            self.board.add_image(name, image, step, dataformats="HWC")
+
     def start_progress(self, step: int, total: int) -> None:
         """Show a bar over all steps of the run, so that its ETA is the run's."""
         if self.folder is not None:
             self.progress = tqdm(
-                initial=step, total=total, unit="step", dynamic_ncols=True, file=sys.stderr
+                initial=step,
+                total=total,
+                unit="step",
+                dynamic_ncols=True,
+                mininterval=0.2 if sys.stderr.isatty() else 30,
+                file=sys.stderr,
             )
 
     def advance(self, description: str, postfix: str | None) -> None:

@@ -1,4 +1,4 @@
-"""A whole run, from a config: `gfl.train` and `gfl.evaluate`."""
+"""A whole training, from a config: `gfl.train`."""
 
 import os
 import platform
@@ -14,23 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gfl
 from gfl import build
-from gfl.config import Config, load_config, merge_overrides, parse_config
+from gfl.config import Config, load_config
 from gfl.data.batch import Normalize
-from gfl.distributed import is_main, process_group, world_size
-from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from gfl.distributed import broadcast_buffers, is_main, process_group, world_size
+from gfl.engine.checkpoint import TrainState, save_checkpoint
 from gfl.engine.ema import EMA
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.engine.optim import make_optimizer
 from gfl.engine.run_log import RunLog
-from gfl.engine.train import LoopOptions, train_one_epoch
+from gfl.engine.train import train_one_epoch
 from gfl.errors import UserError
-from gfl.visualize import as_tensor, draw_batch, draw_detections, save_picture, tile
+from gfl.visualize import draw_predictions, save_first_batches, save_picture
 from gfl.work_dir import describe_run, differences, start_work_dir
-
-# Batches drawn to train_batches/, images drawn for TensorBoard, and the score they are drawn from.
-NUM_TRAIN_PICTURES = 3
-NUM_EVAL_PICTURES = 8
-DRAW_THRESHOLD = 0.3
 
 
 def train(
@@ -83,7 +78,7 @@ class _Run:
         self.criterion = build.build_criterion(config)
         self.postprocess = build.build_postprocess(config)
         self.normalize = Normalize(config.data.mean, config.data.std, device)
-        self.options = _loop_options(config, self.sampler.steps_per_epoch)
+        self.options = build.build_loop_options(config, self.sampler.steps_per_epoch)
         self.total_steps = self.options.epochs * self.options.steps_per_epoch
         self.state, self.network = self._build_state(load_pretrained=checkpoint is None)
         if checkpoint is not None:
@@ -204,16 +199,10 @@ class _Run:
         }
 
     def _draw_first_batches(self) -> None:
-        """Write pictures of the first augmented batches, made as the loader makes them."""
-        if not is_main() or self.state.step:
-            return
-        folder = self.work_dir / "train_batches"
-        folder.mkdir(exist_ok=True)
-        view, collate = self.train_loader.dataset, self.train_loader.collate_fn
-        self.sampler.set_position(0)
-        for number, keys in zip(range(NUM_TRAIN_PICTURES), self.sampler, strict=False):
-            picture = draw_batch(collate([view[key] for key in keys[:16]]), self.class_names)
-            save_picture(folder / f"batch_{number}.jpg", picture)
+        if is_main() and not self.state.step:
+            self.sampler.set_position(0)
+            folder = self.work_dir / "train_batches"
+            save_first_batches(self.train_loader, self.class_names, folder)
 
     def _evaluate_if_due(self) -> dict | None:
         """Evaluate at the end of an epoch that owes it; keep the best weights."""
@@ -223,6 +212,7 @@ class _Run:
         if within or not epoch or not due or state.evaluated_step == state.step:
             return None
         started = time.perf_counter()
+        broadcast_buffers(state.evaluated_model)
         metrics, _ = evaluate_model(
             state.evaluated_model,
             self.val_loader,
@@ -235,7 +225,7 @@ class _Run:
         state.evaluated_step = state.step
         per_class = metrics["per_class"]
         weights = "ema" if state.ema else "raw"
-        if metrics["AP"] > state.best.get("AP", -1.0):
+        if not state.best or metrics["AP"] > state.best["AP"]:
             state.best = {"AP": metrics["AP"], "epoch": epoch}
             if is_main():
                 save_checkpoint(self.work_dir / "best.pt", self._content(AP=metrics["AP"]))
@@ -259,25 +249,16 @@ class _Run:
         return metrics
 
     def _draw_predictions(self) -> None:
-        """Pictures of predictions on val, for TensorBoard and predictions.jpg."""
-        if not is_main():
-            return
-        view, collate = self.val_loader.dataset, self.val_loader.collate_fn
-        keys = [key for batch in self.val_loader.batch_sampler for key in batch]
-        pictures = []
-        self.state.evaluated_model.eval()
-        for key in keys[:NUM_EVAL_PICTURES]:
-            batch = collate([view[key]]).to(self.device)
-            with torch.no_grad():
-                predictions = self.state.evaluated_model(
-                    self.normalize(batch.images, batch.input_sizes)
-                )
-            [detections] = self.postprocess(predictions, batch.metas)
-            image = view.dataset[key.index].image
-            pictures.append(draw_detections(image, detections, self.class_names, DRAW_THRESHOLD))
-        picture = tile(pictures)
-        save_picture(self.work_dir / "predictions.jpg", picture)
-        self.log.board.add_image("predictions", as_tensor(picture), self.state.step)
+        if is_main():
+            picture = draw_predictions(
+                self.state.evaluated_model,
+                self.val_loader,
+                self.postprocess,
+                self.normalize,
+                self.class_names,
+            )
+            save_picture(self.work_dir / "predictions.jpg", picture)
+            self.log.picture(self.state.step, "predictions", picture)
 
     def _content(self, **more) -> dict:
         """What every checkpoint of this run holds: enough to evaluate and to use it."""
@@ -307,47 +288,6 @@ class _Run:
             save_checkpoint(self.work_dir / "last.pt", content)
 
 
-def evaluate(
-    checkpoint: str | Path,
-    overrides: list[str] | None = None,
-    split: str = "val",
-    dataset=None,
-    say=print,
-) -> tuple[dict, list[dict]]:
-    """COCO numbers of a checkpoint on a split.
-
-    Args:
-        checkpoint: a best.pt or last.pt; it carries its config and classes.
-        overrides: "key=value" changes of that config.
-        split: "val" or "test" (or "train").
-        dataset: in place of the config's.
-        say: takes messages.
-
-    Returns:
-        The numbers of `gfl.engine.evaluate.coco_metrics` and all COCO result entries.
-    """
-    content = load_checkpoint(checkpoint)
-    config = parse_config(merge_overrides(content["config"], overrides or []), str(checkpoint))
-    names = tuple(content["class_map"]["names"])
-    with process_group(config.device) as device:
-        dataset = dataset or build.build_dataset(config, split, names)
-        model = build.build_model(config, len(names), load_pretrained=False)
-        weights = content.get("ema") or content["model"]
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(f"{checkpoint} does not fit the overridden config: {error}") from None
-        layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        return evaluate_model(
-            model.to(device, memory_format=layout),
-            build.build_eval_loader(config, dataset),
-            build.build_postprocess(config),
-            Normalize(config.data.mean, config.data.std, device),
-            dataset,
-            say,
-        )
-
-
 def _seed(config: Config) -> None:
     seed = config.train.seed
     random.seed(seed)
@@ -357,18 +297,3 @@ def _seed(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-
-
-def _loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
-    train = config.train
-    return LoopOptions(
-        epochs=train.epochs,
-        steps_per_epoch=steps_per_epoch,
-        accumulate=train.accumulate,
-        precision=train.precision,
-        channels_last=train.channels_last,
-        grad_clip=train.grad_clip,
-        log_steps=train.log_steps,
-        checkpoint_steps=train.checkpoint_steps,
-        max_bad_steps=train.max_bad_steps,
-    )

@@ -1,0 +1,54 @@
+"""Judging a checkpoint: `gfl.evaluate`."""
+
+from pathlib import Path
+
+import torch
+
+from gfl import build
+from gfl.config import merge_overrides, parse_config
+from gfl.data.batch import Normalize
+from gfl.distributed import process_group
+from gfl.engine.checkpoint import load_checkpoint
+from gfl.engine.evaluate import evaluate as evaluate_model
+from gfl.errors import UserError
+
+
+def evaluate(
+    checkpoint: str | Path,
+    overrides: list[str] | None = None,
+    split: str = "val",
+    dataset=None,
+    say=print,
+) -> tuple[dict, list[dict]]:
+    """COCO numbers of a checkpoint on a split.
+
+    Args:
+        checkpoint: a best.pt or last.pt; it carries its config and classes.
+        overrides: "key=value" changes of that config.
+        split: "val" or "test" (or "train").
+        dataset: in place of the config's.
+        say: takes messages.
+
+    Returns:
+        The numbers of `gfl.engine.evaluate.coco_metrics` and all COCO result entries.
+    """
+    content = load_checkpoint(checkpoint)
+    config = parse_config(merge_overrides(content["config"], overrides or []), str(checkpoint))
+    names = tuple(content["class_map"]["names"])
+    with process_group(config.device) as device:
+        dataset = dataset or build.build_dataset(config, split, names)
+        model = build.build_model(config, len(names), load_pretrained=False)
+        weights = content.get("ema") or content["model"]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"{checkpoint} does not fit the overridden config: {error}") from None
+        layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+        return evaluate_model(
+            model.to(device, memory_format=layout),
+            build.build_eval_loader(config, dataset),
+            build.build_postprocess(config),
+            Normalize(config.data.mean, config.data.std, device),
+            dataset,
+            say,
+        )

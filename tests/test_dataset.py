@@ -1,0 +1,561 @@
+"""COCO files to samples: class mapping, cleaning, refusals, images, ground truth, memory."""
+
+import contextlib
+import copy
+import io
+import json
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from builders import write_coco
+from conftest import assert_close
+from PIL import Image
+from pycocotools.cocoeval import COCOeval
+
+from gfl.data.dataset import CocoDataset, read_image
+from gfl.errors import UserError
+
+SIZE = (40, 60)
+CATEGORIES = [{"id": 3, "name": "square"}, {"id": 7, "name": "disc"}]
+CLEAN = {"images": 2, "objects": 2, "crowd regions": 0, "images without objects (kept)": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two black pictures of SIZE; the json files come from `write`."""
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / "images" / name), np.zeros((*SIZE, 3), np.uint8))
+    return tmp_path
+
+
+def content(*annotations: dict, categories=CATEGORIES) -> dict:
+    """A COCO dict of a.png (id 10) and b.png (id 20); default: one object in each."""
+    first = {"image_id": 10, "category_id": 7, "bbox": [4, 6, 10, 12]}
+    second = {"image_id": 20, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    return {
+        "images": [
+            {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
+            for number, name in ((10, "a.png"), (20, "b.png"))
+        ],
+        "annotations": copy.deepcopy(list(annotations) or [first, second]),
+        "categories": copy.deepcopy(categories),
+    }
+
+
+def write(folder: Path, values, name: str = "file.json") -> tuple[Path, Path]:
+    """A source; text and bytes are written as they are."""
+    if not isinstance(values, bytes):
+        values = json.dumps(values).encode()
+    (folder / name).write_bytes(values)
+    return folder / "images", folder / name
+
+
+def load(folder: Path, values=None, class_names=None) -> CocoDataset:
+    """The data set of one file."""
+    return CocoDataset([write(folder, content() if values is None else values)], class_names)
+
+
+def refusal(folder: Path, values, class_names=None) -> str:
+    """The message with which a file is refused."""
+    with pytest.raises(UserError) as caught:
+        load(folder, values, class_names)
+    return str(caught.value)
+
+
+def truth_of(dataset: CocoDataset):
+    """Its ground truth, without what pycocotools prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return dataset.ground_truth()
+
+
+def ap_of_perfect_detections(dataset: CocoDataset) -> float:
+    """AP of the ground truth's own boxes; 1 where pycocotools reads the file as it is meant."""
+    truth = truth_of(dataset)
+    with contextlib.redirect_stdout(io.StringIO()):
+        results = truth.loadRes(
+            [
+                {"score": 0.9, **{key: entry[key] for key in ("image_id", "category_id", "bbox")}}
+                for entry in truth.dataset["annotations"]
+            ]
+        )
+        evaluation = COCOeval(truth, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
+
+
+# Categories
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [(3, 7, 90), (0, 1, 2), (1, 2, 3), (91, 5, 40)],
+    ids=["gaps", "from 0", "from 1", "no order"],
+)
+def test_category_ids_map_to_labels_in_file_order(folder, ids):
+    categories = [{"id": number, "name": name} for number, name in zip(ids, "xyz", strict=True)]
+    annotations = [
+        {"image_id": 10, "category_id": ids[label], "bbox": [label, 0, 5, 5]} for label in (2, 0, 1)
+    ]
+    dataset = load(folder, content(*annotations, categories=categories))
+    assert dataset.class_names == ("x", "y", "z")
+    assert dataset.category_ids == ids
+    sample = dataset[0]
+    assert sample.labels.tolist() == [2, 0, 1]
+    assert sample.labels.dtype == np.int64
+    assert sample.boxes[:, 0].tolist() == [2, 0, 1]
+
+
+def test_other_ids_and_order_of_the_same_names_are_matched_by_name(folder):
+    train = load(folder)
+    categories = [{"id": 0, "name": "disc"}, {"id": 44, "name": "square"}]
+    annotation = {"image_id": 10, "category_id": 44, "bbox": [0, 0, 5, 5]}
+    values = content(annotation, {**annotation, "category_id": 0}, categories=categories)
+    val = load(folder, values, train.class_names)
+    assert val.class_names == train.class_names == ("square", "disc")
+    assert val.category_ids == (44, 0)
+    assert val[0].labels.tolist() == [0, 1]
+
+
+def test_different_names_stop_with_both(folder):
+    categories = [{"id": 3, "name": "Square"}, {"id": 7, "name": "disc"}]
+    message = refusal(folder, content(categories=categories), ("square", "disc"))
+    assert "file.json differ from the training classes" in message
+    assert "only here ['Square'], missing here ['square']" in message
+    message = refusal(folder, content(categories=CATEGORIES[:1]), ("square", "disc"))
+    assert "only here [], missing here ['disc']" in message
+    assert "['square '], missing here ['square']" in refusal(
+        folder, content(categories=[{"id": 3, "name": "square "}]), ("square",)
+    )
+
+
+def test_class_list_that_is_a_plain_string_stops(folder):
+    message = refusal(folder, content(), "square")
+    assert "only here ['disc', 'square']" in message
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [({"id": 3, "name": "disc"}, "category id 3"), ({"id": 7, "name": "square"}, "'square'")],
+)
+def test_category_listed_twice(folder, second, words):
+    message = refusal(folder, content(categories=[CATEGORIES[0], second]))
+    assert f"{words} occurs twice" in message
+    assert "file.json" in message
+
+
+# Several files
+
+
+def test_two_sources_are_concatenated_and_matched_by_name(folder):
+    (folder / "more" / "images").mkdir(parents=True)
+    picture = np.full((20, 30, 3), 9, np.uint8)
+    cv2.imwrite(str(folder / "more" / "images" / "c.png"), picture)
+    other = {
+        "images": [{"id": 30, "file_name": "c.png", "height": 20, "width": 30}],
+        "annotations": [{"id": 1, "image_id": 30, "category_id": 3, "bbox": [5, 5, 9, 9]}],
+        "categories": [{"id": 3, "name": "disc"}, {"id": 8, "name": "square"}],
+    }
+    dataset = CocoDataset([write(folder, content()), write(folder / "more", other)])
+    assert len(dataset) == 3
+    assert dataset.image_ids.tolist() == [10, 20, 30]
+    assert dataset.sizes.tolist() == [[40, 60], [40, 60], [20, 30]]
+    assert dataset.category_ids == (3, 7)
+    assert [dataset[i].labels.tolist() for i in range(3)] == [[1], [0], [1]]
+    assert dataset[2].image[0, 0].tolist() == [9, 9, 9]
+    assert dataset.report["objects"] == 3
+    truth = truth_of(dataset)
+    assert [entry["category_id"] for entry in truth.dataset["annotations"]] == [7, 3, 7]
+    assert [entry["id"] for entry in truth.dataset["annotations"]] == [1, 2, 3]
+    assert truth.dataset["categories"] == CATEGORIES
+    assert ap_of_perfect_detections(dataset) == pytest.approx(1)
+
+
+def test_merged_ground_truth_needs_distinct_image_ids(folder):
+    sources = [write(folder, content(), name) for name in ("x.json", "y.json")]
+    dataset = CocoDataset(sources)
+    assert len(dataset) == 4  # fine for training
+    with pytest.raises(UserError, match="share image ids"):
+        dataset.ground_truth()
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="_merged looks unknown categories up")
+def test_merged_ground_truth_leaves_unknown_categories_out(folder):
+    values = content()
+    values["annotations"].append({"image_id": 10, "category_id": 99, "bbox": [0, 0, 5, 5]})
+    other = content({"image_id": 11, "category_id": 3, "bbox": [0, 0, 5, 5]})
+    other["images"] = [{**other["images"][0], "id": 11}]
+    dataset = CocoDataset([write(folder, values, "x.json"), write(folder, other, "y.json")])
+    assert len(truth_of(dataset).anns) == 3
+
+
+# Cleaning
+
+
+def test_clean_file(folder):
+    dataset = load(folder)
+    assert dict(dataset.report) == CLEAN
+    sample = dataset[0]
+    assert sample.boxes.tolist() == [[4, 6, 14, 18]]
+    assert sample.boxes.dtype == np.float32
+    assert sample.labels.tolist() == [1]
+    assert sample.ignore_boxes.shape == (0, 4)
+    assert sample.image.shape == (*SIZE, 3)
+    assert sample.image_id == 10
+
+
+def test_images_without_objects_are_kept_and_counted(folder):
+    dataset = load(folder, content({"image_id": 20, "category_id": 3, "bbox": [0, 0, 5, 5]}))
+    assert len(dataset) == 2
+    assert dataset.report["images without objects (kept)"] == 1
+    assert dataset[0].boxes.shape == (0, 4)
+    assert dataset[0].labels.shape == (0,)
+    assert dataset[1].boxes.shape == (1, 4)
+
+
+def test_no_annotation_at_all_is_legal(folder):
+    dataset = load(folder, {**content(), "annotations": []})
+    assert dict(dataset.report) == {**CLEAN, "objects": 0, "images without objects (kept)": 2}
+    assert dataset[1].boxes.shape == dataset[1].ignore_boxes.shape == (0, 4)
+
+
+def test_images_without_objects_of_the_builder(tmp_path):
+    write_coco(tmp_path / "set", {"train": 6}, empty_every=3)
+    source = (tmp_path / "set" / "images", tmp_path / "set" / "annotations" / "train.json")
+    dataset = CocoDataset([source])
+    assert [len(dataset[i].boxes) for i in range(6)] == [2, 2, 0, 2, 2, 0]
+    assert dataset.report["images without objects (kept)"] == 2
+
+
+def test_crowd_goes_to_the_ignore_boxes(folder):
+    crowd = {"image_id": 10, "category_id": 3, "bbox": [0, 0, 20, 20], "iscrowd": 1}
+    thing = {"image_id": 10, "category_id": 7, "bbox": [30, 5, 8, 9], "iscrowd": 0}
+    dataset = load(folder, content(crowd, thing, {**crowd, "bbox": [40, 20, 10, 10]}))
+    sample = dataset[0]
+    assert sample.boxes.tolist() == [[30, 5, 38, 14]]
+    assert sample.labels.tolist() == [1]
+    assert sample.ignore_boxes.tolist() == [[0, 0, 20, 20], [40, 20, 50, 30]]
+    assert dataset.report["crowd regions"] == 2
+    assert dataset.report["objects"] == 1
+
+
+def test_boxes_are_clipped_dropped_and_counted(folder):
+    bad = {
+        "over the right bottom corner": [50, 30, 100, 100],
+        "over the left top corner": [-5, -6, 10, 10],
+        "half a pixel over, not worth a count": [0, 0, 60.5, 40],
+        "exactly 1 pixel": [10, 10, 1, 1],
+        "under 1 pixel": [10, 10, 0.99, 20],
+        "under 1 pixel after clipping": [59.5, 10, 20, 20],
+        "outside": [70, 10, 20, 20],
+        "negative width": [30, 10, -10, 20],
+        "not a number": [float("nan"), 10, 20, 20],
+        "infinite": [10, 10, float("inf"), 20],
+    }
+    annotations = [{"image_id": 10, "category_id": 3, "bbox": box} for box in bad.values()]
+    dataset = load(folder, content(*annotations))
+    kept = [[50, 30, 60, 40], [0, 0, 5, 4], [0, 0, 60, 40], [10, 10, 11, 11]]
+    assert dataset[0].boxes.tolist() == kept
+    assert dataset[0].labels.tolist() == [0] * 4
+    assert dataset.report["boxes clipped to their image"] == 2
+    assert dataset.report["boxes under 1 pixel left out"] == 6
+    assert dataset.report["objects"] == 4
+
+
+def test_boxes_of_unknown_categories_and_images_are_counted(folder):
+    known = {"image_id": 10, "category_id": 3, "bbox": [0, 0, 5, 5]}
+    dataset = load(
+        folder,
+        content(known, {**known, "category_id": 99}, {**known, "image_id": 99}, known),
+    )
+    assert dataset.report["boxes of unknown categories left out"] == 1
+    assert dataset.report["boxes of unknown images left out"] == 1
+    assert len(dataset[0].boxes) == 2
+
+
+@pytest.mark.parametrize("key", ["category_id", "image_id"])
+def test_no_annotation_that_maps_stops(folder, key):
+    values = content()
+    for annotation in values["annotations"]:
+        annotation[key] = 99
+    message = refusal(folder, values)
+    assert "file.json: none of its 2 annotations" in message
+    assert "left out': 2" in message
+    assert "{3: 'square', 7: 'disc'}" in message
+
+
+# Files that are wrong
+
+
+def test_missing_files_are_named(folder):
+    images, annotations = write(folder, content())
+    with pytest.raises(UserError, match=r"image folder .*nowhere does not exist: set data\.path"):
+        CocoDataset([(folder / "nowhere", annotations)])
+    with pytest.raises(UserError, match=r"cannot read annotations .*nowhere\.json: No such file"):
+        CocoDataset([(images, folder / "nowhere.json")])
+    (images / "b.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 2 image files are missing in .*images/b\.png"):
+        CocoDataset([(images, annotations)])
+
+
+def test_image_that_vanishes_after_loading(folder):
+    dataset = load(folder)
+    (folder / "images" / "b.png").unlink()
+    assert dataset[0].image_id == 10
+    with pytest.raises(UserError, match=r"cannot read image .*b\.png: No such file"):
+        dataset[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: b"{", "is not valid JSON"),
+        (lambda v: b"\xff\xfe{", "is not valid JSON"),
+        (lambda v: b"", "is not valid JSON"),
+        (lambda v: [1, 2], "has no list 'images'"),
+        (lambda v: "text", "has no list 'images'"),
+        (lambda v: {**v, "images": {}}, "has no list 'images'"),
+        (lambda v: {"images": v["images"]}, "has no list 'annotations'"),
+        (lambda v: {**v, "categories": None}, "has no list 'categories'"),
+        (lambda v: {**v, "images": [{"id": 1}]}, "images[0] lacks file_name, width, height"),
+        (lambda v: {**v, "images": v["images"] + [3]}, "images[2] lacks id, file_name"),
+        (lambda v: {**v, "annotations": [{"image_id": 10}]}, "[0] lacks category_id, bbox"),
+        (lambda v: {**v, "categories": [{"id": 3}]}, "categories[0] lacks name"),
+        (lambda v: {**v, "categories": [], "annotations": []}, "no categories or no images"),
+        (lambda v: {**v, "images": [], "annotations": []}, "no categories or no images"),
+    ],
+)
+def test_json_that_is_not_coco(folder, change, words):
+    message = refusal(folder, change(content()))
+    assert "file.json" in message
+    assert words in message
+
+
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, 4, 5], [], "1234", None, [1, 2, "3", 4]])
+def test_bbox_that_is_not_four_numbers(folder, box):
+    values = content()
+    values["annotations"][1]["bbox"] = box
+    message = refusal(folder, values)
+    assert f"file.json: annotations[1].bbox is {box!r}, expected four numbers" in message
+
+
+@pytest.mark.xfail(strict=True, reason="image ids that occur twice are not noticed")
+def test_image_id_listed_twice(folder):
+    values = content()
+    values["images"][1]["id"] = 10
+    message = refusal(folder, values)
+    assert "file.json" in message
+    assert "image id 10" in message
+
+
+@pytest.mark.xfail(strict=True, reason="the objects of a negative index are an empty slice")
+def test_negative_index_is_a_whole_sample_or_an_error(folder):
+    dataset = load(folder)
+    try:
+        sample = dataset[-1]
+    except IndexError:
+        return
+    assert sample.boxes.tolist() == dataset[1].boxes.tolist()
+
+
+def test_index_beyond_the_end_is_an_error(folder):
+    with pytest.raises(IndexError):
+        load(folder)[2]
+
+
+@pytest.mark.xfail(strict=True, reason="types inside images and categories are not checked")
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("images", "width", None),
+        ("images", "height", "40"),
+        ("images", "id", "a"),
+        ("images", "file_name", None),
+        ("categories", "name", ["square"]),
+        ("annotations", "category_id", [3]),
+    ],
+)
+def test_value_of_a_wrong_type_is_no_traceback(folder, part, key, value):
+    values = content()
+    if key == "id":
+        values["annotations"][0]["image_id"] = value
+    values[part][0][key] = value
+    message = refusal(folder, values)
+    assert "file.json" in message
+    assert repr(value) in message
+
+
+# Images
+
+
+def test_size_that_differs_from_the_json(folder):
+    values = content()
+    values["images"][0].update(width=SIZE[0], height=SIZE[1])
+    dataset = load(folder, values)
+    with pytest.raises(
+        UserError, match=r"a\.png is 60 x 40 pixels, but its json says 40 x 60: correct the json"
+    ):
+        dataset[0]
+    assert dataset[1].image.shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an image", "half"])
+def test_unreadable_image_names_the_file(folder, damage):
+    dataset = load(folder)
+    path = folder / "images" / "a.png"
+    path.write_bytes(path.read_bytes()[:20] if damage == "half" else damage)
+    with pytest.raises(UserError, match=r"images/a\.png is not a readable image: replace it"):
+        dataset[0]
+
+
+def test_channels_are_red_green_blue(folder):
+    for name, color in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        Image.new("RGB", (5, 4), color).save(folder / f"{name}.png")
+        assert (read_image(str(folder / f"{name}.png")) == color).all()
+
+
+def test_gray_palette_and_transparent_pictures_have_three_channels(folder):
+    for mode, color in (("L", 7), ("RGBA", (7, 7, 7, 0)), ("1", 1), ("P", 0), ("I;16", 7 << 8)):
+        Image.new(mode, (5, 4), color).save(folder / "picture.png")
+        image = read_image(str(folder / "picture.png"))
+        assert (image.shape, image.dtype) == ((4, 5, 3), np.uint8), mode
+
+
+@pytest.mark.parametrize(
+    ("orientation", "place"),
+    [(1, "left top"), (3, "right bottom"), (6, "right top"), (8, "left bottom")],
+)
+def test_rotated_photo_is_turned_upright(folder, orientation, place):
+    # Stored 60 x 40 with a red square in its left top corner. EXIF 6 asks for a quarter turn
+    # clockwise, which brings that corner to the right top; 8 for one the other way round.
+    stored = np.zeros((*SIZE, 3), np.uint8)
+    stored[:16, :16] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(folder / "images" / "a.jpg", exif=exif, quality=95)
+    upright = SIZE[::-1] if orientation in (6, 8) else SIZE
+    values = content()
+    values["images"][0].update(file_name="a.jpg", height=upright[0], width=upright[1])
+    image = load(folder, values)[0].image
+    assert image.shape == (*upright, 3)
+    corners = {
+        "left top": image[4, 4],
+        "right top": image[4, -5],
+        "left bottom": image[-5, 4],
+        "right bottom": image[-5, -5],
+    }
+    for name, pixel in corners.items():
+        assert_close(pixel, (255, 0, 0) if name == place else (0, 0, 0), atol=12)
+
+
+def test_path_with_blanks_and_letters_of_other_languages(folder):
+    name = "bild \u00e4 \u56fe.png"
+    (folder / "images" / "a.png").rename(folder / "images" / name)
+    values = content()
+    values["images"][0]["file_name"] = name
+    assert load(folder, values)[0].image.shape == (*SIZE, 3)
+
+
+# Ground truth
+
+
+def test_ground_truth_supplies_what_pycocotools_needs(folder):
+    truth = truth_of(load(folder))
+    assert [
+        (entry["id"], entry["area"], entry["iscrowd"]) for entry in truth.dataset["annotations"]
+    ] == [(1, 120, 0), (2, 12, 0)]
+    assert [entry["bbox"] for entry in truth.imgToAnns[20]] == [[1, 2, 3, 4]]
+    assert ap_of_perfect_detections(load(folder)) == pytest.approx(1)
+
+
+def test_ground_truth_keeps_what_the_file_says(folder):
+    annotation = {"id": 5, "image_id": 10, "category_id": 3, "bbox": [0, 0, 90, 9], "iscrowd": 1}
+    dataset = load(folder, content({**annotation, "area": 77}))
+    [entry] = truth_of(dataset).dataset["annotations"]
+    assert entry == {**annotation, "area": 77}  # not clipped either
+    assert dataset.report["boxes clipped to their image"] == 1
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pytest.param((1, 2), id="from 1"),
+        pytest.param(
+            (0, 1),
+            id="from 0",
+            marks=pytest.mark.xfail(strict=True, reason="pycocotools takes id 0 for no match"),
+        ),
+        pytest.param(
+            (5, 5),
+            id="twice",
+            marks=pytest.mark.xfail(strict=True, reason="the second hides the first"),
+        ),
+        pytest.param(
+            (2, None),
+            id="given and missing",
+            marks=pytest.mark.xfail(strict=True, reason="a number is given out twice"),
+        ),
+    ],
+)
+def test_perfect_detections_have_ap_1_whatever_the_annotation_ids(folder, ids):
+    values = content()
+    for annotation, number in zip(values["annotations"], ids, strict=True):
+        if number is not None:
+            annotation["id"] = number
+    dataset = load(folder, values)
+    assert len(truth_of(dataset).anns) == 2
+    assert ap_of_perfect_detections(dataset) == pytest.approx(1)
+
+
+# Memory and processes
+
+
+def python_objects(dataset: CocoDataset) -> dict[str, int]:
+    """Length of each attribute that is a Python container."""
+    return {
+        name: len(value)
+        for name, value in vars(dataset).items()
+        if isinstance(value, list | tuple | dict | set)
+    }
+
+
+def test_annotations_are_held_in_flat_arrays(folder):
+    annotation = {"image_id": 10, "category_id": 3, "bbox": [0, 0, 5, 5]}
+    small = load(folder, content(annotation))
+    large = load(folder, content(*[annotation] * 500))
+    assert python_objects(small) == python_objects(large)
+    arrays = {name: value for name, value in vars(large).items() if isinstance(value, np.ndarray)}
+    assert all(value.dtype != object for value in arrays.values())
+    grown = {name for name, value in arrays.items() if value.nbytes > vars(small)[name].nbytes}
+    assert {arrays[name].shape for name in grown} == {(500, 4), (500,)}
+    others = set(vars(large)) - set(arrays) - set(python_objects(large))
+    assert others == set()
+
+
+def test_more_images_grow_arrays_only(tmp_path):
+    found = []
+    for count in (2, 8):
+        write_coco(tmp_path / str(count), {"train": count})
+        place = tmp_path / str(count)
+        found.append(CocoDataset([(place / "images", place / "annotations" / "train.json")]))
+    small, large = found
+    assert (len(small), len(large)) == (2, 8)
+    assert python_objects(small) == python_objects(large)
+
+
+def test_pickled_dataset_gives_the_same_samples(folder):
+    dataset = load(folder)
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert copied.class_names == dataset.class_names
+    assert copied.report == dataset.report
+    for index in range(2):
+        got, want = copied[index], dataset[index]
+        assert (got.image == want.image).all()
+        assert got.boxes.tolist() == want.boxes.tolist()
+        assert got.labels.tolist() == want.labels.tolist()
+        assert got.image_id == want.image_id

@@ -1,0 +1,169 @@
+"""Schedule, optimiser, averaged weights, checkpoints and logs."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gfl.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from gfl.engine.ema import EMA
+from gfl.engine.optim import Schedule, make_optimizer
+from gfl.engine.run_log import RunLog
+from gfl.errors import UserError
+
+
+def test_warmup_rises_linearly_to_the_rate():
+    schedule = Schedule(0.01, 1000, warmup_steps=500, warmup_factor=0.001, milestones=(800, 900))
+    assert schedule(0) == pytest.approx(0.00001)
+    assert schedule(250) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    assert schedule(500) == 0.01
+
+
+def test_multistep_divides_by_ten_at_each_milestone():
+    schedule = Schedule(0.01, 1000, warmup_steps=0, milestones=(800, 900))
+    assert [schedule(s) for s in (799, 800, 899, 900)] == pytest.approx([0.01, 0.001, 0.001, 1e-4])
+
+
+def test_cosine_ends_at_its_final_factor():
+    schedule = Schedule(0.01, 100, kind="cosine", warmup_steps=0, final_factor=0.1)
+    assert schedule(0) == pytest.approx(0.01)
+    assert schedule(50) == pytest.approx(0.01 * (0.1 + 0.9 / 2))
+    assert schedule(100) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_found_inf_leaves_weights_and_moments_alone(name):
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = make_optimizer(model, name)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    model.weight.grad = torch.ones_like(model.weight)
+    optimizer.step()
+    weight = model.weight.detach().clone()
+    state = {k: v.clone() for k, v in optimizer.state[model.weight].items() if torch.is_tensor(v)}
+    model.weight.grad = torch.full_like(model.weight, torch.nan)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert torch.equal(model.weight, weight)
+    assert all(torch.equal(optimizer.state[model.weight][k], v) for k, v in state.items())
+
+
+def test_a_first_step_that_is_skipped_leaves_clean_moments():
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = make_optimizer(model, "sgd")
+    optimizer.param_groups[0]["lr"] = 0.1
+    before = model.weight.detach().clone()
+    for found_inf, gradient in ((1.0, torch.nan), (0.0, 1.0)):
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.found_inf = torch.tensor(found_inf)
+        optimizer.step()
+    # The first step that counts: the buffer is the gradient plus weight decay.
+    assert torch.allclose(model.weight, before - 0.1 * (1 + 0.0001 * before))
+
+
+def test_sgd_step_worked_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 2.0)
+    optimizer = make_optimizer(model, "sgd", momentum=0.9, weight_decay=0.5)
+    for _ in range(2):
+        optimizer.param_groups[0]["lr"] = 0.1
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    # d = 1 + 0.5 * 2 = 2, w = 1.8; then d = 1.9, buffer = 0.9 * 2 + 1.9 = 3.7, w = 1.43
+    assert model.weight.item() == pytest.approx(1.43)
+
+
+def test_norms_and_biases_escape_weight_decay_when_asked():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))
+    optimizer = make_optimizer(model, "adamw", weight_decay=0.1, decay_norm_and_bias=False)
+    decayed, plain = optimizer.param_groups
+    assert decayed["weight_decay"] == 0.1 and [p.dim() for p in decayed["params"]] == [4]
+    assert plain["weight_decay"] == 0.0 and len(plain["params"]) == 3
+
+
+def test_frozen_parameters_are_not_optimised():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    optimizer = make_optimizer(model)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+def test_ema_worked_by_hand_with_warmup():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    ema = EMA(model, decay=0.9, warmup_steps=10)
+    nn.init.constant_(model.weight, 3.0)
+    ema.update(model, step=5)
+    decay = 0.9 * (1 - math.exp(-0.5))
+    assert ema.model.weight.item() == pytest.approx(decay * 1.0 + (1 - decay) * 3.0)
+
+
+def test_ema_of_an_unchanged_model_is_that_model():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    ema = EMA(model, decay=0.99, warmup_steps=1)
+    model[1].num_batches_tracked += 7
+    for step in range(3):
+        ema.update(model, step + 1)
+    for ours, theirs in zip(
+        ema.model.state_dict().values(), model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_checkpoint_round_trip_and_weights_only(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {"w": torch.arange(3.0)}, "step": 7})
+    content = load_checkpoint(path)
+    assert content["step"] == 7 and torch.equal(content["model"]["w"], torch.arange(3.0))
+    assert torch.load(path, weights_only=True)["format"] == "gfl"
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {}, "step": 1})
+
+    def fails(file):
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, fails)
+    assert load_checkpoint(path)["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "damaged or no checkpoint"),
+        ({"state_dict": {}}, "not a checkpoint of gfl"),
+        ({"format": "gfl", "version": 99}, "update gfl"),
+    ],
+)
+def test_wrong_checkpoints_are_refused_with_the_reason(tmp_path, content, message):
+    path = tmp_path / "best.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent.pt does not exist"):
+        load_checkpoint(tmp_path / "absent.pt")
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.9}, {"step": 2, "AP": 0.1}]
+    lines += [{"step": 3, "loss": 0.8}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "lo')
+    log = RunLog(tmp_path, resume_step=2, resume_evaluated=0)
+    log.metrics(3, {"loss": 0.7})
+    log.close()
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert kept == [*lines[:2], {"step": 3, "loss": 0.7}]

@@ -1,0 +1,294 @@
+"""What may import what, how long it takes, and that nothing calls out."""
+
+import ast
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "gfl"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+# Each file imports only from its own floor and those below. A new file gets a line here.
+FLOORS = {
+    # Values and formulas, with no idea of each other's rooms.
+    "__init__.py": 0,
+    "boxes.py": 0,
+    "cli/__init__.py": 0,
+    "data/__init__.py": 0,
+    "distributed.py": 0,
+    "engine/__init__.py": 0,
+    "errors.py": 0,
+    "interop/__init__.py": 0,
+    "models/__init__.py": 0,
+    "structures.py": 0,
+    # Parts that stand alone.
+    "cli/command.py": 1,
+    "data/dataset.py": 1,
+    "data/sampler.py": 1,
+    "engine/ema.py": 1,
+    "engine/optim.py": 1,
+    "engine/run_log.py": 1,
+    "grid.py": 1,
+    "interop/mmdet.py": 1,
+    "losses/functional.py": 1,
+    "models/backbone.py": 1,
+    "models/head.py": 1,
+    "models/neck.py": 1,
+    "models/quality.py": 1,
+    "schema.py": 1,
+    # Parts made of those.
+    "assigner.py": 2,
+    "config.py": 2,
+    "data/batch.py": 2,
+    "data/transforms.py": 2,
+    "engine/checkpoint.py": 2,
+    "losses/__init__.py": 2,
+    "losses/criterion.py": 2,
+    "models/box_representation.py": 2,
+    "models/detector.py": 2,
+    # What works on batches and predictions.
+    "data/loader.py": 3,
+    "engine/evaluate.py": 3,
+    "engine/train.py": 3,
+    "postprocess.py": 3,
+    "visualize.py": 3,
+    # What knows the config and every part, whole runs, and commands.
+    "build.py": 4,
+    "work_dir.py": 4,
+    "evaluation.py": 5,
+    "training.py": 5,
+    "cli/test.py": 6,
+    "cli/train.py": 6,
+}
+
+# Lines of a file with docstrings. No file needs an exception today.
+LONGEST = 300
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    """Whether a statement is `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    """Absolute dotted names a file imports, anywhere but under `if TYPE_CHECKING:`."""
+    names = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if is_type_checking(node):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "the package imports by absolute names"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        waiting += ast.iter_child_nodes(node)
+    return names
+
+
+def file_of(name: str) -> str | None:
+    """The file under gfl/ that a dotted name is, or lies in; None for other packages."""
+    first, *rest = name.split(".")
+    if first != "gfl":
+        return None
+    while rest:
+        for path in ("/".join(rest) + ".py", "/".join(rest) + "/__init__.py"):
+            if path in FILES:
+                return path
+        rest.pop()
+    return "__init__.py"
+
+
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """For each file under gfl/, the files under gfl/ that it imports."""
+    found = {}
+    for file in FILES:
+        tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+        found[file] = {file_of(name) for name in imported_names(tree)} - {None, file}
+    return found
+
+
+def all_below(file: str, graph: dict[str, set[str]]) -> set[str]:
+    """What a file imports, directly or through others."""
+    found, waiting = set(), [file]
+    while waiting:
+        for other in graph[waiting.pop()] - found:
+            found.add(other)
+            waiting.append(other)
+    return found
+
+
+def run(code: str, *flags: str, **env: str) -> str:
+    """The stdout of code in a fresh interpreter, in a checkout."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **env}
+    environment.pop("NO_ALBUMENTATIONS_UPDATE", None)
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Floors
+
+
+def test_parser_sees_what_it_should():
+    tree = ast.parse(
+        "import gfl.boxes\nfrom gfl import build, train\nfrom gfl.data.batch import collate\n"
+        "if TYPE_CHECKING:\n    from gfl.grid import make_grid\nelse:\n    import gfl.errors\n"
+        "def f():\n    from gfl.models import neck\n    import torch\n"
+    )
+    assert {file_of(name) for name in imported_names(tree)} == {
+        "boxes.py",
+        "build.py",
+        "__init__.py",
+        "data/batch.py",
+        "errors.py",
+        "models/neck.py",
+        None,
+    }
+
+
+def test_every_file_has_a_floor():
+    assert sorted(FLOORS) == FILES
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_point_down(file):
+    upward = {
+        other: FLOORS[other] for other in imports()[file] if FLOORS[other] > FLOORS.get(file, 0)
+    }
+    assert upward == {}
+
+
+def test_no_import_cycle():
+    graph = imports()
+    assert [file for file in FILES if file in all_below(file, graph)] == []
+
+
+@pytest.mark.parametrize(
+    ("room", "forbidden"),
+    [
+        ("engine/", ("models/", "losses/", "config.py", "schema.py", "build.py", "postprocess.py")),
+        ("models/", ("data/", "engine/", "config.py", "schema.py", "build.py")),
+        ("losses/", ("models/", "data/", "engine/", "config.py", "schema.py", "build.py")),
+        ("data/", ("models/", "losses/", "engine/", "config.py", "schema.py", "build.py")),
+    ],
+)
+def test_rooms_do_not_know_each_other(room, forbidden):
+    graph = imports()
+    files = [file for file in FILES if file.startswith(room)]
+    assert len(files) > 2
+    found = {
+        file: sorted(o for o in all_below(file, graph) if o.startswith(forbidden)) for file in files
+    }
+    assert {file: others for file, others in found.items() if others} == {}
+
+
+def test_only_runs_and_build_see_a_config():
+    graph = imports()
+    users = {file for file in FILES if graph[file] & {"config.py", "schema.py"}}
+    assert "build.py" in users
+    assert min(FLOORS[file] for file in users - {"config.py"}) >= FLOORS["build.py"]
+
+
+# Speed
+
+
+def test_import_is_cheap():
+    code = (
+        "import time; start = time.perf_counter(); import gfl\n"
+        "took = time.perf_counter() - start\n"
+        "import json, sys\n"
+        "print(json.dumps([took, gfl.__file__, sorted(sys.modules)]))"
+    )
+    found = [json.loads(run(code)) for _ in range(3)]
+    _, file, modules = found[0]
+    assert Path(file).parent == PACKAGE
+    assert {"torch", "numpy", "pydantic", "yaml", "cv2"} & set(modules) == set()
+    assert min(took for took, _, _ in found) < 0.3
+
+
+@pytest.mark.parametrize("command", ["train", "test"])
+def test_help_is_quick(command):
+    code = (
+        "import time; start = time.perf_counter()\n"
+        "import contextlib, io, json, runpy, sys\n"
+        f"sys.argv = ['tools/{command}.py', '-h']\n"
+        "text, status = io.StringIO(), None\n"
+        "with contextlib.redirect_stdout(text):\n"
+        "    try:\n"
+        f"        runpy.run_path('tools/{command}.py', run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        status = end.code\n"
+        "took = time.perf_counter() - start\n"
+        "print(json.dumps([took, status, text.getvalue(), sorted(sys.modules)]))"
+    )
+    found = [json.loads(run(code)) for _ in range(3)]
+    _, status, text, modules = found[0]
+    assert status == 0
+    assert text.startswith(f"usage: {command}")
+    assert {"torch", "numpy", "pydantic"} & set(modules) == set()
+    assert min(took for took, *_ in found) < 1.0
+
+
+@pytest.mark.parametrize("command", ["train", "test"])
+def test_script_itself_ends_with_the_status_of_its_command(command):
+    path = REPOSITORY / "tools" / f"{command}.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    statuses = [
+        subprocess.run([sys.executable, path, *args], capture_output=True, env=environment)
+        for args in (["-h"], [])
+    ]
+    assert [done.returncode for done in statuses] == [0, 2]
+    assert b"usage:" in statuses[0].stdout
+    assert b"required" in statuses[1].stderr
+
+
+# Network
+
+
+def test_data_opens_no_connection():
+    # albumentations asks PyPI for its newest version when imported, unless told not to.
+    code = (
+        "import socket\n"
+        "asked = []\n"
+        "def refuse(*args, **kwargs):\n"
+        "    asked.append(repr(args))\n"
+        "    raise OSError('no network in this test')\n"
+        "socket.socket.connect = socket.socket.connect_ex = refuse\n"
+        "socket.getaddrinfo = socket.create_connection = refuse\n"
+        "import gfl.data.transforms\n"
+        "import json, sys\n"
+        "print(json.dumps([asked, 'albumentations' in sys.modules]))"
+    )
+    assert json.loads(run(code)) == [[], True]
+
+
+# Files
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_file_is_not_long(file):
+    count = len((PACKAGE / file).read_text(encoding="utf-8").splitlines())
+    assert count <= LONGEST
+
+
+def test_no_file_is_a_drawer():
+    drawers = {"misc", "util", "utils", "common", "helper", "helpers"}
+    names = {part.removesuffix(".py") for file in FILES for part in file.split("/")}
+    assert names & drawers == set()

@@ -1,0 +1,341 @@
+"""Whole trainings of a tiny model: progress, resume, faults, commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from builders import tiny_config, tiny_values, write_coco
+from conftest import REPOSITORY
+
+import gfl
+from gfl.cli import test as test_command
+from gfl.cli import train as train_command
+from gfl.errors import TrainingFailed, UserError
+
+TIMING = {"data_seconds", "step_seconds", "eval_seconds"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """10 training images of two shapes, some empty: 3 steps of 4 an epoch."""
+    splits = {"train": 10, "val": 5, "test": 4}
+    return write_coco(tmp_path_factory.mktemp("data") / "set", splits, empty_every=7)
+
+
+def metrics_of(work_dir) -> list[dict]:
+    lines = (work_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+
+def assert_same_tensors(a, b, where="") -> None:
+    """Bit for bit, through nested dicts and lists."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same_tensors(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_same_tensors(*pair, f"{where}[{i}]")
+    elif torch.is_tensor(a):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def write_config(path, values) -> str:
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def test_a_training_leaves_the_promised_work_directory(folder, tmp_path):
+    outcome = gfl.train(tiny_config(folder, ema_decay=0.9), tmp_path / "run")
+    run = tmp_path / "run"
+    for name in ("config.yaml", "class_map.json", "last.pt", "best.pt", "metrics.jsonl", "log.txt"):
+        assert (run / name).stat().st_size > 0
+    assert (
+        list((run / "tensorboard").iterdir()) and len(list((run / "train_batches").iterdir())) == 3
+    )
+    assert json.loads((run / "class_map.json").read_text()) == {
+        "names": ["square", "disc"],
+        "category_ids": [3, 7],
+    }
+    lines = metrics_of(run)
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [1, 2, 3, 4, 5, 6]
+    for line in training:
+        parts = line["loss_cls"] + line["loss_box"] + line["loss_dfl"]
+        assert line["loss"] == pytest.approx(parts)
+    evaluations = [line for line in lines if "AP" in line]
+    assert [line["epoch"] for line in evaluations] == [1, 2]
+    assert evaluations[0]["weights"] == "ema"
+    best = torch.load(run / "best.pt", weights_only=True)
+    assert best["AP"] == outcome["best"]["AP"] and "optimizer" not in best
+    assert "resumed" not in (run / "log.txt").read_text()
+
+
+def test_best_pt_reproduces_the_ap_of_training(folder, tmp_path, capsys):
+    outcome = gfl.train(tiny_config(folder, epochs=1), tmp_path / "run")
+    status = test_command.main(
+        [str(tmp_path / "run/best.pt"), "--json", str(tmp_path / "m.json")]
+        + ["--results", str(tmp_path / "r.json"), "train.eval_batch_size=5"]
+    )
+    assert status == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["AP"] == pytest.approx(outcome["best"]["AP"], abs=1e-6)
+    assert f"AP      {metrics['AP']:.4f}" in capsys.readouterr().out
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert {entry["category_id"] for entry in results} <= {3, 7}
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 5])
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed_at, monkeypatch):
+    """Killed in mid-epoch, where the last checkpoint is behind (4, 5) or absent (1)."""
+    import gfl.engine.train as loop
+
+    config = tiny_config(folder, ema_decay=0.9, optimizer="adamw", lr=0.001)
+    gfl.train(config, tmp_path / "whole")
+    real_step = loop.train_step
+
+    def dies(state, *args):
+        if state.step == killed_at:
+            raise Interrupted
+        return real_step(state, *args)
+
+    monkeypatch.setattr(loop, "train_step", dies)
+    with pytest.raises(Interrupted):
+        gfl.train(config, tmp_path / "killed")
+    monkeypatch.undo()
+    done = []
+    monkeypatch.setattr(
+        loop, "train_step", lambda state, *args: done.append(state.step) or real_step(state, *args)
+    )
+    gfl.train(config, tmp_path / "killed", resume=True)
+    held = {1: 0, 4: 4, 5: 4}[killed_at]
+    assert done == list(range(held, 6))
+    text = (tmp_path / "killed" / "log.txt").read_text()
+    assert ("resumed at step 4 of 6" in text) == (held == 4)
+    for name in ("last.pt", "best.pt"):
+        whole, resumed = (
+            torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "killed")
+        )
+        assert_same_tensors(whole, resumed)
+    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
+
+
+def test_an_owed_evaluation_is_run_on_resume(folder, tmp_path, monkeypatch):
+    import gfl.training as training
+
+    config = tiny_config(folder, epochs=1)
+
+    def dies(*args):
+        raise Interrupted
+
+    monkeypatch.setattr(training, "evaluate_model", dies)
+    with pytest.raises(Interrupted):
+        gfl.train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "best.pt").exists()
+    outcome = gfl.train(config, tmp_path / "run", resume=True)
+    assert outcome["best"]["epoch"] == 1 and (tmp_path / "run" / "best.pt").exists()
+    assert [line["epoch"] for line in metrics_of(tmp_path / "run") if "AP" in line] == [1]
+
+
+def test_sigkill_in_mid_epoch_then_the_command_resumes(folder, tmp_path):
+    """A real process, killed without warning after its first checkpoint."""
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder, epochs=40, eval_epochs=40))
+    command = [sys.executable, str(REPOSITORY / "tools/train.py"), config, "--work-dir"]
+    command += [str(tmp_path / "run"), "--resume"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    last = tmp_path / "run" / "last.pt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    step = torch.load(last, weights_only=True)["step"]
+    assert 0 < step < 120
+    ended = subprocess.run(
+        [*command, "train.epochs=" + str(step // 3 + 1)], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert f"resumed at step {step} of" in ended.stderr
+    assert "changed since the checkpoint: train.epochs: 40 ->" in ended.stderr
+    assert [m["step"] for m in metrics_of(tmp_path / "run") if "loss" in m] == list(
+        range(1, (step // 3 + 1) * 3 + 1)
+    )
+
+
+def test_one_batch_is_overfitted(folder, tmp_path):
+    config = tiny_config(
+        folder,
+        epochs=15,
+        eval_epochs=15,
+        batch_size=10,
+        optimizer="adamw",
+        lr=0.003,
+        grad_clip=5.0,
+    )
+    gfl.train(config, tmp_path / "run")
+    losses = [line["loss"] for line in metrics_of(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_accumulated_parts_give_the_gradient_of_their_mean(folder, tmp_path):
+    """Normalisers are of each part, so a batch of equal parts is the batch itself."""
+    once = gfl.train(tiny_config(folder, epochs=1, batch_size=2), tmp_path / "a")
+    twice = gfl.train(tiny_config(folder, epochs=1, batch_size=2, accumulate=2), tmp_path / "b")
+    steps = [len([m for m in metrics_of(tmp_path / run) if "loss" in m]) for run in "ab"]
+    assert steps == [5, 5] and once["work_dir"] != twice["work_dir"]
+
+
+# Faults -----------------------------------------------------------------------------------------
+
+
+def run_train(capsys, *argv) -> tuple[int, str]:
+    status = train_command.main([str(arg) for arg in argv])
+    return status, capsys.readouterr().err
+
+
+def test_nan_loss_skips_steps_then_stops_with_one_message(folder, tmp_path, monkeypatch, capsys):
+    from gfl.losses.criterion import GFLCriterion
+
+    real = GFLCriterion._losses
+
+    def poisoned(self, predictions, targets):
+        losses = real(self, predictions, targets)
+        return {**losses, "loss_box": losses["loss_box"] * torch.nan}
+
+    monkeypatch.setattr(GFLCriterion, "_losses", poisoned)
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder, max_bad_steps=3))
+    status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
+    assert status == 1
+    assert "training failed: 3 steps in a row were not finite" in error
+    assert "loss_box not finite" in error and "Traceback" not in error
+    assert "step 1 skipped" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_skipped_step_leaves_the_weights_alone(folder, tmp_path, monkeypatch):
+    from gfl.losses.criterion import GFLCriterion
+
+    real, calls = GFLCriterion._losses, []
+
+    def first_is_nan(self, predictions, targets):
+        calls.append(1)
+        losses = real(self, predictions, targets)
+        return {k: v * torch.nan if len(calls) == 1 else v for k, v in losses.items()}
+
+    monkeypatch.setattr(GFLCriterion, "_losses", first_is_nan)
+    gfl.train(tiny_config(folder, epochs=1, weight_decay=0.0), tmp_path / "run")
+    weights = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    assert all(v.isfinite().all() for v in weights.values() if v.is_floating_point())
+
+
+def test_images_and_batches_without_objects_train(tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 6, "val": 3})
+    for split in ("train", "val"):
+        path = folder / "annotations" / f"{split}.json"
+        content = json.loads(path.read_text())
+        keep = {image["id"] for image in content["images"][:1]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in keep]
+        path.write_text(json.dumps(content))
+    gfl.train(tiny_config(folder, epochs=2, batch_size=1), tmp_path / "run")
+    lines = [line for line in metrics_of(tmp_path / "run") if "loss" in line]
+    empty = [line for line in lines if line["loss_box"] == 0]
+    assert len(lines) == 12 and len(empty) == 10
+    assert all(line["loss_cls"] > 0 and line["loss_dfl"] == 0 for line in empty)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        ("data.path=nowhere", "cannot read annotations nowhere/annotations/train.json"),
+        ("model.backbone.name=resnet19", "unknown model.backbone.name 'resnet19'; did you mean"),
+        ("assigner.name=atts", "unknown assigner.name 'atts'; did you mean 'atss'?"),
+        ("model.num_classes=5", "model.num_classes is 5, but the data has 2 classes"),
+        ("train.batch_size=5 train.accumulate=2", "it must be a multiple of 2"),
+        ("model.backbone.pretrained=no.pth", "weights file no.pth does not exist"),
+        ("model.backbone.norm=sync", "sync needs GPUs"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_status_2(folder, tmp_path, capsys, override, message):
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    status, error = run_train(capsys, config, *override.split(), "--work-dir", tmp_path / "run")
+    assert status == 2
+    assert message in error and "Traceback" not in error
+
+
+def test_class_names_that_differ_stop_before_training(folder, tmp_path, capsys):
+    content = json.loads((folder / "annotations" / "val.json").read_text())
+    content["categories"][0]["name"] = "Square"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    val = f"data.val={{images: {folder}/images, annotations: {tmp_path}/val.json}}"
+    status, error = run_train(capsys, config, val, "--work-dir", tmp_path / "run")
+    assert status == 2 and "['Square']" in error and "['square']" in error
+
+
+def test_a_used_directory_is_refused_without_resume(folder, tmp_path, capsys):
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder, epochs=1))
+    assert run_train(capsys, config, "--work-dir", tmp_path / "run")[0] == 0
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
+    assert status == 2 and "--resume" in error
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_resuming_something_else_is_refused(folder, tmp_path):
+    gfl.train(tiny_config(folder, epochs=1), tmp_path / "run")
+    with pytest.raises(UserError, match="steps an epoch"):
+        gfl.train(tiny_config(folder, batch_size=2), tmp_path / "run", resume=True)
+    values = tiny_values(folder)
+    values["model"]["head"]["channels"] = 96
+    with pytest.raises(UserError, match="does not fit this config's model"):
+        gfl.train(gfl.config.parse_config(values), tmp_path / "run", resume=True)
+    torch.save({"anything": 1}, tmp_path / "run" / "last.pt")
+    with pytest.raises(UserError, match="not a checkpoint of gfl"):
+        gfl.train(tiny_config(folder), tmp_path / "run", resume=True)
+
+
+def test_offline_pretrained_names_the_file_to_place(folder, tmp_path, monkeypatch, capsys):
+    import torch.hub
+
+    def offline(*args, **kwargs):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    override = "model.backbone.pretrained=true"
+    status, error = run_train(capsys, config, override, "--work-dir", tmp_path / "run")
+    assert status == 2
+    assert "resnet18-f37072fd.pth" in error and str(tmp_path / "cache") in error
+
+
+def test_failures_of_our_own_keep_their_traceback(folder, tmp_path, monkeypatch):
+    import gfl.training as training
+
+    def bug(*args, **kwargs):
+        raise IndexError("ours")
+
+    monkeypatch.setattr(training, "train_one_epoch", bug)
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    with pytest.raises(IndexError):
+        train_command.main([config, "--work-dir", str(tmp_path / "run")])
+
+
+def test_training_failed_is_not_a_users_mistake():
+    assert not issubclass(TrainingFailed, UserError)
+    assert os.environ.get("RANK") is None
