@@ -95,7 +95,7 @@ class ATSSAssigner:
     def _nearest(
         self, center: Tensor, valid_pixels: Tensor, cells: int, stride: int, origin: float
     ) -> tuple[Tensor, Tensor]:
-        """A window of `top_k` neighbouring columns (or rows) that holds those nearest to a point.
+        """A window of neighbouring columns (or rows) that holds the `top_k` nearest to a point.
 
         Args:
             center: (B, G) coordinate of the objects' centres, pixels.
@@ -108,7 +108,7 @@ class ATSSAssigner:
             (B, G, window) column numbers within the map, and their distance to the point in
             pixels, infinite for columns beyond the image's own.
         """
-        window = min(self.top_k, cells)
+        window = min(self.top_k | 1, cells)  # odd: as many on either side
         valid_cells = torch.div(valid_pixels + stride - 1, stride, rounding_mode="floor")
         valid_cells = valid_cells.clamp(max=cells)[:, None]
         middle = ((center - origin) / stride).round().long() - window // 2

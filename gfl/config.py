@@ -1,6 +1,5 @@
 """Reading configurations: YAML files, what they extend, overrides, and errors in plain words."""
 
-import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def parse_config(values: dict, origin: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(item, values) for item in error.errors()]
+        lines = [_explain(item) for item in error.errors()]
         raise UserError(f"{origin}: " + "\n".join(dict.fromkeys(lines))) from None
 
 
@@ -105,19 +104,20 @@ def _deep_merge(base: dict, layer: dict) -> dict:
     return merged
 
 
-def _explain(item: dict, values: dict) -> str:
+def _explain(item: dict) -> str:
     """One schema error in words: key, what we got, what we expected."""
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(part for part in location if not part.startswith(("int", "tuple[")))
     if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        *place, last = item["loc"]
+        parts, section = _follow(place)
+        known = list(section.model_fields)
         return (
-            f"unknown key {key!r}{did_you_mean(location[-1], known)} "
+            f"unknown key {'.'.join([*parts, str(last)])!r}{did_you_mean(str(last), known)} "
             f"Known keys here: {', '.join(known)}."
         )
+    key = ".".join(_follow(item["loc"])[0])
     message = item["msg"].removeprefix("Value error, ")
     got = item["input"]
-    if isinstance(got, dict | BaseModel):
+    if item["type"] == "missing" or isinstance(got, dict | BaseModel):
         return f"{key}: {message}." if key else f"{message}."
     hint = "."
     if isinstance(got, str) and "expected" in (item.get("ctx") or {}):
@@ -126,18 +126,23 @@ def _explain(item: dict, values: dict) -> str:
     return f"{key} is {got!r}: {message}{hint}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys of the section at a dotted place of the schema."""
+def _follow(location: typing.Iterable[str | int]) -> tuple[list[str], type[BaseModel]]:
+    """The keys of an error's location, without pydantic's names of types, and the last section."""
+    parts: list[str] = []
     section: type[BaseModel] = Config
+    in_section = True
     for part in location:
-        if part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
+        if isinstance(part, int):
+            parts.append(str(part))
+        elif in_section and part in section.model_fields:
+            parts.append(part)
+            inner = _section_in(section.model_fields[part].annotation)
+            in_section, section = inner is not None, inner or section
+    return parts, section
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The schema section that a field holds, also in a list or beside None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
-        return next(filter(None, map(_section_in, typing.get_args(annotation))), None)
-    return None
+    return next(filter(None, map(_section_in, typing.get_args(annotation))), None)

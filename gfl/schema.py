@@ -19,7 +19,8 @@ def _no_bool(value: Any) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Positive = Annotated[Float, Field(gt=0)]
 Probability = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]
 
 
@@ -93,7 +94,7 @@ class Data(Section):
     augment: Augment = Augment()
     mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
     """Subtracted from RGB in 0..255."""
-    std: tuple[Float, Float, Float] = (58.395, 57.12, 57.375)
+    std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     """Divides RGB after the mean is subtracted."""
     workers: Int = Field(default=2, ge=0)
     """Loading processes of each training process; 0 loads in the process itself."""
@@ -274,7 +275,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _milestones_rise(self):
-        if list(self.milestones) != sorted(set(self.milestones)):
+        if list(self.milestones) != sorted({max(epoch, 1) for epoch in self.milestones}):
             raise ValueError(f"milestones are {list(self.milestones)}, expected rising epochs")
         return self
 

@@ -103,7 +103,7 @@ class Batch(_OnDevice):
 
     Attributes:
         images: (B, 3, H, W) uint8 RGB, zero-padded at the right and bottom. `gfl.data.batch.
-            normalize` makes the network input of it, on the device.
+            Normalize` makes the network input of it, on the device.
         input_sizes: (B, 2) int64, (h, w) of each image without padding.
         targets: the objects.
         metas: one `ImageMeta` an image.
@@ -118,6 +118,7 @@ class Batch(_OnDevice):
         num_images = len(self.metas)
         _check("images", self.images, num_images, 3, None, None)
         _check("input_sizes", self.input_sizes, num_images, 2)
+        _check("targets.boxes", self.targets.boxes, num_images, None, 4)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,15 @@ def test_image_without_objects_beside_one_with_objects_is_background():
     assert positives_of(assignment, 1) == {}
     assert not assignment.slot_positive[1].any()
     assert (assignment.weight == 1).all()
+
+
+def test_rows_that_are_not_present_claim_nothing():
+    targets = make_targets([[[10, 10, 50, 50], [30, 12, 80, 60]]], size=(64, 96))
+    absent = replace(targets, present=torch.tensor([[True, False]]))
+    alone = make_targets([[[10, 10, 50, 50]]], size=(64, 96))
+    assigner, grid = ATSSAssigner(), pyramid(64, 96)
+    assert set(positives_of(assigner(grid, targets)).values()) == {0, 1}
+    assert torch.equal(assigner(grid, absent).gt_index, assigner(grid, alone).gt_index)
 
 
 @pytest.mark.parametrize(("count", "slots"), [(1, 9 + 9 + 6 + 2 + 1), (4, 4 * 27), (9, 129)])

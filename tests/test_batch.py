@@ -221,7 +221,6 @@ def test_wrong_shape_is_named(value, field, shape, want):
     assert str(caught.value) == f"{field} has shape {shape}, expected {want}"
 
 
-@pytest.mark.xfail(strict=True, reason="Batch does not compare its targets' B with its own")
 def test_targets_and_images_of_different_batches_do_not_mix():
     values = valid_values()
     with pytest.raises(ValueError, match="targets"):

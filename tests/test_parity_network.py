@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders import make_targets
-from conftest import REFERENCE, reference, tensor
+from conftest import REFERENCE, REPOSITORY, reference, tensor
 
 from gfl.build import build_criterion, build_model, build_postprocess, build_schedule
 from gfl.config import load_config, parse_config
@@ -128,7 +128,9 @@ def test_parity_train_curve():
     arrays = reference("train_curve.npz")
     model, meta, _ = reference_model("gfl_r50_fpn_1x")
     lr, momentum, weight_decay = (float(v) for v in arrays["sgd"])
-    config = load_config("configs/gfl_r50_fpn_1x.yaml", [f"train.lr={lr}", "train.warmup_steps=0"])
+    config = load_config(
+        REPOSITORY / "configs/gfl_r50_fpn_1x.yaml", [f"train.lr={lr}", "train.warmup_steps=0"]
+    )
     state = TrainState(
         model,
         make_optimizer(model, config.train.optimizer, momentum, weight_decay),

@@ -51,7 +51,7 @@ def same_size(sample: Sample) -> int:
         ((500, 500), 800, 1333, (800, 800)),
         # Halves round up, to 3 and 5, where Python's round gives 2 and 4.
         ((2, 5), 1, 100, (1, 3)),
-        ((2, 9), 1, 100, (1, 5)),
+        ((9, 2), 1, 100, (5, 1)),
         # No side vanishes.
         ((1, 1000), 100, 10, (1, 10)),
     ],

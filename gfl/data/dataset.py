@@ -1,15 +1,15 @@
 """COCO files to samples. Annotations are held in flat arrays, so that workers do not grow."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
+from gfl.data.coco_json import read_coco_json
+from gfl.data.image import read_image
 from gfl.errors import UserError
 
 # Boxes narrower or lower than this are dropped, pixels (as in mmdet).
@@ -97,6 +97,8 @@ class CocoDataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
         rows = slice(self._first[index], self._first[index + 1])
         boxes, labels, crowd = self._boxes[rows], self._labels[rows], self._crowd[rows]
         path = self._paths[index].decode()
@@ -114,9 +116,10 @@ class CocoDataset:
         contents = [read_coco_json(json_file) for _, json_file in self.sources]
         truth = COCO()
         truth.dataset = contents[0] if len(contents) == 1 else self._merged(contents)
-        # pycocotools needs these, and files made by hand often leave them out.
+        # Files made by hand often leave these out. Ids are given anew: pycocotools loses objects
+        # whose id occurs twice, and takes id 0 for "not matched".
         for number, annotation in enumerate(truth.dataset["annotations"], start=1):
-            annotation.setdefault("id", number)
+            annotation["id"] = number
             annotation.setdefault("iscrowd", 0)
             annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         truth.createIndex()
@@ -132,20 +135,14 @@ class CocoDataset:
             name_of = {category["id"]: category["name"] for category in content["categories"]}
             merged["images"] += content["images"]
             for annotation in content["annotations"]:
-                category_id = id_of[name_of[annotation["category_id"]]]
-                number = len(merged["annotations"]) + 1
-                annotation = {**annotation, "category_id": category_id, "id": number}
-                merged["annotations"].append(annotation)
+                if annotation["category_id"] in name_of:
+                    category_id = id_of[name_of[annotation["category_id"]]]
+                    merged["annotations"].append({**annotation, "category_id": category_id})
         return merged
 
     def _match_classes(self, categories: list[dict], json_file: Path) -> dict[int, int]:
         """Category id to label, by name; sets `class_names` from the first file."""
         names = [category["name"] for category in categories]
-        ids = [category["id"] for category in categories]
-        for what, values in (("name", names), ("id", ids)):
-            twice = [value for value, count in Counter(values).items() if count > 1]
-            if twice:
-                raise UserError(f"{json_file}: category {what} {twice[0]!r} occurs twice.")
         if self.class_names is None:
             self.class_names = tuple(names)
         if set(names) != set(self.class_names):
@@ -175,8 +172,8 @@ class CocoDataset:
                     objects[annotation["image_id"]].append((box, label, is_crowd))
         if content["annotations"] and not any(objects.values()):
             raise UserError(
-                f"{json_file}: none of its {len(content['annotations'])} annotations belongs to a "
-                f"listed category and image ({dict(self.report)}). Known categories: "
+                f"{json_file}: none of its {len(content['annotations'])} annotations can be used "
+                f"({dict(self.report)}). Known categories: "
                 f"{dict(zip(label_of, self.class_names, strict=False))}."
             )
         return objects
@@ -187,7 +184,10 @@ class CocoDataset:
         box = (x, y, x + width, y + height)
         clipped = tuple(min(max(v, 0), limit) for v, limit in zip(box, size * 2, strict=True))
         sides = clipped[2] - clipped[0], clipped[3] - clipped[1]
-        if not (np.isfinite(box).all() and min(sides) >= MIN_SIDE):
+        if not np.isfinite(box).all():
+            self.report["boxes that are not finite left out"] += 1
+            return None
+        if min(sides) < MIN_SIDE:
             self.report[f"boxes under {MIN_SIDE:g} pixel left out"] += 1
             return None
         if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > 1:
@@ -203,64 +203,6 @@ class CocoDataset:
             "images without objects (kept)": int((per_image == 0).sum()),
         }
         self.report = Counter({**found, **self.report})
-
-
-def read_coco_json(json_file: Path) -> dict:
-    """Read a COCO json and check the parts that we rely on.
-
-    Raises:
-        UserError: missing, not JSON, or not COCO; the message names file and place.
-    """
-    try:
-        content = json.loads(json_file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot read annotations {json_file}: {error.strerror or error}. Set data.path, or "
-            "annotations of this split, to an existing COCO json."
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{json_file} is not valid JSON: {error}") from None
-    required = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for part, keys in required.items():
-        entries = content.get(part) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
-            raise UserError(f"{json_file} has no list {part!r}: it is not a COCO detection file.")
-        for number, entry in enumerate(entries):
-            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-            if missing:
-                raise UserError(f"{json_file}: {part}[{number}] lacks {', '.join(missing)}.")
-    for number, annotation in enumerate(content["annotations"]):
-        box = annotation["bbox"]
-        if not (
-            isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
-        ):
-            raise UserError(
-                f"{json_file}: annotations[{number}].bbox is {box!r}, expected four "
-                "numbers [x, y, width, height] in pixels."
-            )
-    if not content["categories"] or not content["images"]:
-        raise UserError(f"{json_file} lists no categories or no images: there is nothing to learn.")
-    return content
-
-
-def read_image(path: str) -> np.ndarray:
-    """Decode an image file to (H, W, 3) uint8 RGB, turned upright as its EXIF data says.
-
-    Raises:
-        UserError: the file is missing or is no image.
-    """
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror or error}") from None
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    if image is None:
-        raise UserError(f"{path} is not a readable image: replace it or remove it from the json.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _require_images(folder: Path, paths: list[str]) -> None:

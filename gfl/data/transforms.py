@@ -58,8 +58,9 @@ class Transform:
             A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=color),
         ]
         changes = [change for change in changes if change.p > 0]
+        moves_boxes = flip_horizontal > 0 or flip_vertical > 0
         boxes = A.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
-        self.changes = A.Compose(changes, bbox_params=boxes) if changes else None
+        self.changes = A.Compose(changes, boxes if moves_boxes else None) if changes else None
 
     def __call__(self, sample: Sample, key: SampleKey) -> tuple[Sample, ImageMeta]:
         """Give the sample in the frame of the network input, and where it came from."""

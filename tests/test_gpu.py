@@ -1,0 +1,107 @@
+"""What only a CUDA device can show. Run with -m gpu."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from builders import make_targets, random_boxes, tiny_config, tiny_values, write_coco
+from conftest import REPOSITORY
+
+import gfl
+from gfl.build import build_criterion, build_model
+from gfl.config import parse_config
+from gfl.data.batch import Normalize
+from gfl.engine.checkpoint import TrainState
+from gfl.engine.optim import Schedule, make_optimizer
+from gfl.engine.train import LoopOptions, train_step
+from gfl.structures import Batch, ImageMeta
+
+pytestmark = pytest.mark.gpu
+
+
+def cuda_batch(num_images: int = 4, size=(192, 256)) -> Batch:
+    """Random pictures with 0 to 9 objects each, already on the device."""
+    boxes = [random_boxes(3 * n, *size, seed=n) for n in range(num_images)]
+    targets = make_targets(boxes, [[i % 3 for i in range(len(b))] for b in boxes], size=size)
+    images = torch.randint(0, 256, (num_images, 3, *size), dtype=torch.uint8)
+    metas = tuple(ImageMeta(i, size, size, (1.0, 1.0)) for i in range(num_images))
+    return Batch(images, torch.tensor([size] * num_images), targets, metas).to("cuda")
+
+
+def training(precision: str):
+    """A model of three classes and what a step needs, on the device."""
+    values = tiny_values("unused")
+    config = parse_config({**values, "device": "cuda"})
+    model = build_model(config, 3).cuda().train()
+    state = TrainState(
+        model,
+        make_optimizer(model),
+        Schedule(0.001, 10, warmup_steps=0),
+        torch.amp.GradScaler("cuda", enabled=precision == "fp16"),
+    )
+    options = LoopOptions(epochs=1, steps_per_epoch=10, precision=precision)
+    normalize = Normalize((120.0,) * 3, (60.0,) * 3, "cuda")
+    return state, build_criterion(config), normalize, options
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_never_waits_for_the_device(precision):
+    state, criterion, normalize, options = training(precision)
+    batch = cuda_batch()
+    for _ in range(2):  # the first steps make the grid and choose algorithms
+        train_step(state, state.model, [batch], criterion, normalize, options)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses, norm = train_step(state, state.model, [batch], criterion, normalize, options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(loss) for loss in losses.values()) and torch.isfinite(norm)
+
+
+def test_losses_on_the_device_are_those_of_the_cpu():
+    state, criterion, normalize, _ = training("fp32")
+    batch = cuda_batch()
+    state.model.eval()
+    with torch.no_grad():
+        predictions = state.model(normalize(batch.images, batch.input_sizes))
+        there = criterion(predictions, batch.targets)
+        here = criterion(predictions.to("cpu"), batch.targets.to("cpu"))
+    for name, value in here.items():
+        assert there[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_runs_and_resumes_on_a_gpu(tmp_path, precision):
+    folder = write_coco(tmp_path / "set", {"train": 8, "val": 4})
+    config = tiny_config(folder, precision=precision).model_copy(update={"device": "cuda"})
+    gfl.train(config, tmp_path / "run")
+    outcome = gfl.train(config, tmp_path / "run", resume=True)
+    assert outcome["best"]["epoch"] in (1, 2)
+
+
+SYNC_BN = """
+import sys, torch
+from torch import nn
+from gfl.distributed import process_group, rank, world_size
+with process_group() as device:
+    torch.manual_seed(0)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.BatchNorm2d(4)).to(device)
+    whole = torch.randn(4, 4, 6, 6)
+    share = slice(rank() * 4 // world_size(), (rank() + 1) * 4 // world_size())
+    out = model(whole[share].to(device)).cpu()
+    reference = nn.BatchNorm2d(4)(whole)[share]
+    assert torch.allclose(out, reference, rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_sync_bn_over_two_gpus_is_batch_norm_over_the_whole_batch(tmp_path):
+    script = tmp_path / "sync.py"
+    script.write_text(SYNC_BN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
