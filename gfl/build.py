@@ -3,16 +3,19 @@
 The tables are public: add an entry to bring in a part of your own, then name it in the config.
 """
 
+import torch
 from torch import nn
 
 from gfl.assigner import ATSSAssigner
 from gfl.data.batch import padded_size
 from gfl.data.dataset import CocoDataset
-from gfl.data.loader import TransformedDataset, make_loader
+from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
 from gfl.data.transforms import Transform, resized_size
 from gfl.distributed import rank, world_size
-from gfl.engine.optim import Schedule
+from gfl.engine.checkpoint import TrainState
+from gfl.engine.ema import EMA
+from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.train import LoopOptions
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
@@ -125,7 +128,13 @@ def build_postprocess(config: Config, distributions: bool = False) -> Postproces
 def build_dataset(config: Config, split: str, class_names: tuple | None = None) -> CocoDataset:
     """Read the annotations of a split; `class_names` are those it must have."""
     sources = [(source.images, source.annotations) for source in config.data.sources(split)]
-    return CocoDataset(sources, class_names)
+    dataset = CocoDataset(sources, class_names)
+    if split != "train":
+        dataset.require_distinct_image_ids()
+    if dataset.report["objects"] == 0:
+        names = ", ".join(annotations for _, annotations in sources)
+        raise UserError(f"data.{split} has no object at all ({names}): nothing to learn or find.")
+    return dataset
 
 
 def build_train_loader(config: Config, dataset):
@@ -159,7 +168,7 @@ def build_train_loader(config: Config, dataset):
         augment.color,
         train.seed,
     )
-    return make_loader(TransformedDataset(dataset, transform), sampler, data.workers)
+    return BatchLoader(TransformedDataset(dataset, transform), sampler, data.workers)
 
 
 def build_eval_loader(config: Config, dataset):
@@ -173,7 +182,7 @@ def build_eval_loader(config: Config, dataset):
         rank(),
         world_size(),
     )
-    return make_loader(TransformedDataset(dataset, Transform(long)), sampler, config.data.workers)
+    return BatchLoader(TransformedDataset(dataset, Transform(long)), sampler, config.data.workers)
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
@@ -204,4 +213,34 @@ def build_loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
         log_steps=train.log_steps,
         checkpoint_steps=train.checkpoint_steps,
         max_bad_steps=train.max_bad_steps,
+    )
+
+
+def build_state(
+    config: Config,
+    num_classes: int,
+    steps_per_epoch: int,
+    device: torch.device,
+    load_pretrained: bool = True,
+) -> TrainState:
+    """Make what a training changes: network, optimiser and schedule, averages."""
+    train = config.train
+    if config.model.backbone.resolved_norm == "sync" and device.type == "cpu":
+        raise UserError("model.backbone.norm: sync needs GPUs; on the CPU use norm: batch.")
+    model = build_model(config, num_classes, load_pretrained)
+    layout = torch.channels_last if train.channels_last else torch.contiguous_format
+    model = model.to(device, memory_format=layout)
+    averages = train.ema_decay is not None
+    return TrainState(
+        model=model,
+        optimizer=make_optimizer(
+            model,
+            train.optimizer,
+            train.momentum,
+            train.weight_decay,
+            train.decay_norm_and_bias,
+        ),
+        schedule=build_schedule(config, steps_per_epoch),
+        scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
+        ema=EMA(model, train.ema_decay, train.ema_warmup_steps) if averages else None,
     )

@@ -22,21 +22,25 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML config with all that it extends, then apply overrides.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or the name of a shipped config.
         overrides: "dotted.key=value" strings; values are YAML.
 
     Raises:
         UserError: file, key, value or combination is wrong; the message names it.
     """
-    values = merge_overrides(_read_layers(Path(path), seen=()), overrides or [])
+    path = Path(path)
+    if not path.exists() and path.name == path.stem:
+        path = CONFIG_FOLDER / f"{path}.yaml"
+    values = merge_overrides(_read_layers(path, seen=()), overrides or [])
     return parse_config(values, str(path))
 
 
 def merge_overrides(values: dict, overrides: list[str]) -> dict:
     """Plain config values with "dotted.key=value" strings laid over them, in order."""
+    layer: dict = {}
     for override in overrides:
-        values = _merge(values, _parse_override(override))
-    return values
+        layer = _deep_merge(layer, _parse_override(override))
+    return _merge(values, layer)
 
 
 def parse_config(values: dict, origin: str = "config") -> Config:
@@ -99,8 +103,11 @@ def _merge(base: dict, layer: dict) -> dict:
 def _deep_merge(base: dict, layer: dict) -> dict:
     merged = dict(base)
     for key, value in layer.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _deep_merge(merged[key], value) if both else value
+        old = merged.get(key)
+        if isinstance(value, dict) and isinstance(old, list) and len(old) == 1:
+            old = old[0]  # a list of one source may be changed like the source itself
+        both = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = _deep_merge(old, value) if both else value
     return merged
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gfl.errors import UserError
+
 # Long enough for one rank to evaluate alone while the others wait, short enough to end a hang.
 TIMEOUT = timedelta(minutes=30)
 
@@ -35,18 +37,32 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     Args:
         device: "cpu", "cuda", "cuda:1", or None for CUDA where there is one.
     """
-    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    if "RANK" not in os.environ or dist.is_initialized():
-        yield torch.device(device or ("cuda" if on_gpu else "cpu"))
-        return
-    local = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    local = _local_device(device)
+    on_gpu = local.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(local)
+    if "RANK" not in os.environ or dist.is_initialized():
+        yield local
+        return
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
     try:
         yield local
     finally:
         dist.destroy_process_group()
+
+
+def _local_device(device: str | None) -> torch.device:
+    """This process's device: torchrun's processes take one GPU each."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device is None and gpus == 0):
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", torch.device(device or "cuda").index or 0))
+    if number >= gpus:
+        raise UserError(
+            f"device {device or 'cuda'} asks for GPU {number}, but {gpus} can be used here: start "
+            "fewer processes, or set device=cpu."
+        )
+    return torch.device("cuda", number)
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -36,13 +36,15 @@ def evaluate(
     config = parse_config(merge_overrides(content["config"], overrides or []), str(checkpoint))
     names = tuple(content["class_map"]["names"])
     with process_group(config.device) as device:
-        dataset = dataset or build.build_dataset(config, split, names)
+        if dataset is None:
+            dataset = build.build_dataset(config, split, names)
         model = build.build_model(config, len(names), load_pretrained=False)
         weights = content.get("ema") or content["model"]
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise UserError(f"{checkpoint} does not fit the overridden config: {error}") from None
+            reason = str(error)[:500]
+            raise UserError(f"{checkpoint} does not fit the overridden config: {reason}") from None
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         return evaluate_model(
             model.to(device, memory_format=layout),

@@ -39,6 +39,8 @@ class Postprocess:
         max_per_image: int = 100,
         distributions: bool = False,
     ):
+        if pre_nms_rule not in PRE_NMS_RULES:
+            raise ValueError(f"pre_nms_rule is {pre_nms_rule!r}, expected one of {PRE_NMS_RULES}")
         self.box = box
         self.score_threshold = score_threshold
         self.pre_nms_top_k = pre_nms_top_k

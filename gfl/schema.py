@@ -1,7 +1,6 @@
 """The schema of the configuration: keys, units, defaults, legal values and combinations.
 
-Each default stands here and nowhere else. Components are named by strings; `gfl.build` turns
-names into objects and refuses unknown ones. `gfl.config` reads the files.
+`gfl.build` checks the names of components and makes objects of them; `gfl.config` reads files.
 """
 
 from pathlib import Path
@@ -86,7 +85,7 @@ class Data(Section):
     path: str | None = None
     """Folder in the usual layout: images/, annotations/{train,val,test}.json."""
     train: Sources | None = None
-    """Overrides `path` for this split; a list is concatenated."""
+    """Overrides `path`; a list is concatenated."""
     val: Sources | None = None
     test: Sources | None = None
     train_size: Resize = Resize()
@@ -97,9 +96,15 @@ class Data(Section):
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     """Divides RGB after the mean is subtracted."""
     workers: Int = Field(default=2, ge=0)
-    """Loading processes of each training process; 0 loads in the process itself."""
+    """Loading processes of each training process."""
     group_by_aspect: bool = True
-    """Batches hold only wide or only tall images, so that less is padded."""
+    """Keep wide and tall images apart, so that less is padded."""
+
+    @model_validator(mode="after")
+    def _one_test_size(self):
+        if isinstance(self.test_size.short, tuple):
+            raise ValueError(f"test_size.short is {self.test_size.short}, expected a number")
+        return self
 
     def sources(self, split: str) -> list[Source]:
         """The sources of a split; raises UserError where the config names none."""
@@ -123,8 +128,7 @@ class Backbone(Section):
     pretrained: bool | str = True
     """ImageNet weights: true (downloaded once), a file, or false for training from scratch."""
     norm: Literal["frozen", "batch", "sync"] | None = None
-    """Batch-norm statistics: kept (weight and bias train), learned, or learned over all processes.
-    Default: frozen with pretrained weights, else batch."""
+    """Batch-norm statistics; default: frozen (kept) if pretrained, else batch (learned)."""
     frozen_stages: Int | None = Field(default=None, ge=0, le=4)
     """Stages that do not train; 1 is the stem and the first. Default: 1 with pretrained weights."""
 
@@ -162,8 +166,7 @@ class Head(Section):
     name: str = "gfl"
     """A name of `gfl.build.HEADS`."""
     channels: Int = Field(default=256, ge=64, multiple_of=32)
-    """Width of the towers, a multiple of the 32 groups of the group norm; with a group of one
-    channel a level of a single location could not be normalised, hence 64 at least."""
+    """Width of the towers; a group norm of 32 groups needs two channels in each."""
     stacked_convs: Int = Field(default=4, ge=1)
     """Depth of each tower."""
 
@@ -262,7 +265,7 @@ class Train(Section):
     eval_epochs: Int = Field(default=1, ge=1)
     """Evaluate every that many epochs, and after the last."""
     eval_batch_size: Int = Field(default=4, ge=1)
-    """Images of one evaluation batch of a process; AP does not depend on it."""
+    """Of one process; AP does not depend on it."""
     checkpoint_steps: Int = Field(default=1000, ge=1)
     """Write last.pt every that many steps, and after each epoch."""
     log_steps: Int = Field(default=20, ge=1)
@@ -271,7 +274,7 @@ class Train(Section):
     """Stop after that many steps in a row whose loss is not finite."""
     seed: Int = Field(default=0, ge=0)
     deterministic: bool = False
-    """Only algorithms that repeat bit for bit, at some cost in speed on a GPU."""
+    """Prefer algorithms that repeat bit for bit on a GPU (torch warns of others); slower."""
 
     @model_validator(mode="after")
     def _milestones_rise(self):
@@ -289,9 +292,9 @@ class Config(Section):
     loss: Loss = Loss()
     postprocess: Postprocess = Postprocess()
     train: Train = Train()
-    device: str | None = None
+    device: str | None = Field(default=None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N; null takes a GPU where there is one."""
 
     def to_dict(self) -> dict:
-        """Plain dicts, lists, numbers and strings, as they go to YAML and checkpoints."""
+        """Plain values, as they go to YAML and checkpoints."""
         return self.model_dump(mode="json")

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gfl
@@ -17,10 +16,8 @@ from gfl import build
 from gfl.config import Config, load_config
 from gfl.data.batch import Normalize
 from gfl.distributed import broadcast_buffers, is_main, process_group, world_size
-from gfl.engine.checkpoint import TrainState, save_checkpoint
-from gfl.engine.ema import EMA
+from gfl.engine.checkpoint import save_checkpoint
 from gfl.engine.evaluate import evaluate as evaluate_model
-from gfl.engine.optim import make_optimizer
 from gfl.engine.run_log import RunLog
 from gfl.engine.train import train_one_epoch
 from gfl.errors import UserError
@@ -30,22 +27,23 @@ from gfl.work_dir import describe_run, differences, start_work_dir
 
 def train(
     config: Config | str | Path,
-    work_dir: str | Path,
-    resume: bool = False,
     train_dataset=None,
     val_dataset=None,
+    work_dir: str | Path = "runs/train",
+    resume: bool = False,
 ) -> dict:
     """Train a detector; the same for one process and for torchrun's.
 
     Args:
-        config: a `Config` or a YAML file.
-        work_dir: gets checkpoints, logs and pictures (see the README).
-        resume: go on from `work_dir`/last.pt, or start if there is none.
+        config: a `Config`, a YAML file or the name of a shipped config.
         train_dataset, val_dataset: in place of the config's; `dataset[i]` gives a
             `gfl.data.dataset.Sample`, and the attributes of `CocoDataset` are there.
+        work_dir: gets checkpoints, logs and pictures (see the README).
+        resume: go on from `work_dir`/last.pt, or start if there is none.
 
     Returns:
-        {"best": {"AP", "epoch"}, "last": evaluation numbers, "work_dir": ...}.
+        {"best": {"AP", "epoch"}, "last": evaluation numbers, "weights": "ema" or "raw",
+        "work_dir": ...}.
 
     Raises:
         UserError: anything that the user can mend.
@@ -69,9 +67,12 @@ class _Run:
         self.device = device
         checkpoint = start_work_dir(work_dir, resume)
         _seed(config)
-        self.train_data = train_dataset or build.build_dataset(config, "train")
-        self.class_names = tuple(self.train_data.class_names)
-        self.val_data = val_dataset or build.build_dataset(config, "val", self.class_names)
+        if train_dataset is None:
+            train_dataset = build.build_dataset(config, "train")
+        self.class_names = tuple(train_dataset.class_names)
+        if val_dataset is None:
+            val_dataset = build.build_dataset(config, "val", self.class_names)
+        self.train_data, self.val_data = train_dataset, val_dataset
         self.train_loader = build.build_train_loader(config, self.train_data)
         self.val_loader = build.build_eval_loader(config, self.val_data)
         self.sampler = self.train_loader.batch_sampler
@@ -80,7 +81,17 @@ class _Run:
         self.normalize = Normalize(config.data.mean, config.data.std, device)
         self.options = build.build_loop_options(config, self.sampler.steps_per_epoch)
         self.total_steps = self.options.epochs * self.options.steps_per_epoch
-        self.state, self.network = self._build_state(load_pretrained=checkpoint is None)
+        self.state = build.build_state(
+            config,
+            len(self.class_names),
+            self.options.steps_per_epoch,
+            device,
+            load_pretrained=checkpoint is None,
+        )
+        self.network = self.state.model
+        if world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.state.model, device_ids=ids)
         if checkpoint is not None:
             self._restore(checkpoint)
         step = None if checkpoint is None else self.state.step
@@ -111,38 +122,15 @@ class _Run:
         best = self.state.best
         for name in ("best.pt", "last.pt"):
             ap = best.get("AP") if name == "best.pt" else (metrics or {}).get("AP")
-            known = "" if ap is None else f": AP {ap:.4f} on val"
+            known = "" if ap is None else f": AP {ap:.4f} on val ({self.weights} weights)"
             self.log.say(f"{self.work_dir / name}{known}")
-        return {"best": best, "last": metrics, "work_dir": str(self.work_dir)}
+        outcome = {"best": best, "last": metrics, "weights": self.weights}
+        return {**outcome, "work_dir": str(self.work_dir)}
 
-    def _build_state(self, load_pretrained: bool) -> tuple[TrainState, nn.Module]:
-        train = self.config.train
-        if self.config.model.backbone.resolved_norm == "sync" and self.device.type == "cpu":
-            raise UserError("model.backbone.norm: sync needs GPUs; on the CPU use norm: batch.")
-        model = build.build_model(self.config, len(self.class_names), load_pretrained)
-        layout = torch.channels_last if train.channels_last else torch.contiguous_format
-        model = model.to(self.device, memory_format=layout)
-        ema = None
-        if train.ema_decay is not None:
-            ema = EMA(model, train.ema_decay, train.ema_warmup_steps)
-        state = TrainState(
-            model=model,
-            optimizer=make_optimizer(
-                model,
-                train.optimizer,
-                train.momentum,
-                train.weight_decay,
-                train.decay_norm_and_bias,
-            ),
-            schedule=build.build_schedule(self.config, self.options.steps_per_epoch),
-            scaler=torch.amp.GradScaler(self.device.type, enabled=train.precision == "fp16"),
-            ema=ema,
-        )
-        network = model
-        if world_size() > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(model, device_ids=ids)
-        return state, network
+    @property
+    def weights(self) -> str:
+        """Which weights are evaluated and kept: averaged or as they are."""
+        return "ema" if self.state.ema else "raw"
 
     def _restore(self, checkpoint: dict) -> None:
         if "optimizer" not in checkpoint:
@@ -158,12 +146,15 @@ class _Run:
                 f"and data give {self.options.steps_per_epoch}: resume with the same data and "
                 "train.batch_size."
             )
+        before, now = checkpoint["config"]["train"]["optimizer"], self.config.train.optimizer
+        if before != now:
+            raise UserError(f"the checkpoint was trained with {before}, the config says {now}.")
         try:
             self.state.load_state_dict(checkpoint)
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(
                 f"{self.work_dir / 'last.pt'} does not fit this config's model or optimizer: "
-                f"{error}"
+                f"{str(error)[:500]}"
             ) from None
 
     def _introduce(self, checkpoint: dict | None) -> None:
@@ -175,6 +166,8 @@ class _Run:
         ids = zip(self.train_data.category_ids, self.class_names, strict=True)
         mapping = ", ".join(f"{i} -> {n} {name}" for n, (i, name) in enumerate(ids))
         say(f"{len(self.class_names)} classes (category id -> label): {mapping}")
+        if train.schedule == "multistep" and min(train.milestones, default=1) >= train.epochs:
+            say(f"train.milestones {train.milestones} lie beyond the last epoch: lr never drops")
         for split, dataset in (("train", self.train_data), ("val", self.val_data)):
             report = getattr(dataset, "report", {"images": len(dataset)})
             say(f"{split}: " + ", ".join(f"{count} {what}" for what, count in report.items()))
@@ -224,7 +217,6 @@ class _Run:
         seconds = time.perf_counter() - started
         state.evaluated_step = state.step
         per_class = metrics["per_class"]
-        weights = "ema" if state.ema else "raw"
         if not state.best or metrics["AP"] > state.best["AP"]:
             state.best = {"AP": metrics["AP"], "epoch": epoch}
             if is_main():
@@ -235,13 +227,13 @@ class _Run:
                 "epoch": epoch,
                 **{name: value for name, value in metrics.items() if name != "per_class"},
                 **{f"AP/{name}": ap for name, ap in per_class.items() if ap is not None},
-                "weights": weights,
+                "weights": self.weights,
                 "eval_seconds": seconds,
             },
         )
         self.log.say(
             f"epoch {epoch}: AP {metrics['AP']:.4f} AP50 {metrics['AP50']:.4f} "
-            f"AP75 {metrics['AP75']:.4f} ({weights} weights, val, {seconds:.1f} s), best AP "
+            f"AP75 {metrics['AP75']:.4f} ({self.weights} weights, val, {seconds:.1f} s), best AP "
             f"{state.best['AP']:.4f} of epoch {state.best['epoch']}"
         )
         self._draw_predictions()
@@ -264,7 +256,7 @@ class _Run:
         """What every checkpoint of this run holds: enough to evaluate and to use it."""
         return {
             "model": self.state.evaluated_model.state_dict(),
-            "weights": "ema" if self.state.ema else "raw",
+            "weights": self.weights,
             "class_map": self._class_map(),
             "config": self.config.to_dict(),
             "step": self.state.step,
@@ -283,6 +275,7 @@ class _Run:
             content = {
                 **self._content(),
                 **self.state.state_dict(),
+                "weights": "raw",
                 "steps_per_epoch": self.options.steps_per_epoch,
             }
             save_checkpoint(self.work_dir / "last.pt", content)

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from gfl.data.batch import Normalize
+from gfl.data.loader import BatchLoader
 from gfl.structures import Batch, Detections
 
 # Batches drawn to train_batches/ and images of each, images drawn with predictions, and the score
@@ -94,18 +94,18 @@ def save_picture(path, image: np.ndarray) -> None:
     cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
 
-def save_first_batches(loader: DataLoader, class_names: Sequence[str], folder: Path) -> None:
+def save_first_batches(loader: BatchLoader, class_names: Sequence[str], folder: Path) -> None:
     """Write pictures of the first augmented batches, made as the loader's workers make them."""
     folder.mkdir(exist_ok=True)
     for number, keys in zip(range(NUM_BATCHES), loader.batch_sampler, strict=False):
-        batch = loader.collate_fn([loader.dataset[key] for key in keys[:MAX_IMAGES]])
+        batch = loader.load(keys[:MAX_IMAGES])
         save_picture(folder / f"batch_{number}.jpg", draw_batch(batch, class_names))
 
 
 @torch.no_grad()
 def draw_predictions(
     model: nn.Module,
-    loader: DataLoader,
+    loader: BatchLoader,
     postprocess: Callable,
     normalize: Normalize,
     class_names: Sequence[str],
@@ -115,7 +115,7 @@ def draw_predictions(
     keys = [key for batch in loader.batch_sampler for key in batch]
     pictures = []
     for key in keys[:NUM_PREDICTIONS]:
-        batch = loader.collate_fn([loader.dataset[key]]).to(normalize.mean.device)
+        batch = loader.load([key]).to(normalize.mean.device)
         predictions = model(normalize(batch.images, batch.input_sizes))
         [detections] = postprocess(predictions, batch.metas)
         image = loader.dataset.dataset[key.index].image

@@ -519,3 +519,18 @@ def test_config_is_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         config.device = "cpu"
     assert config == Config()
+
+
+def test_overrides_change_a_stored_source_and_do_not_drop_each_other(tmp_path):
+    stored = parse_config({"data": {"val": {"images": "a", "annotations": "b"}}}).to_dict()
+    changed = parse_config(merge_overrides(stored, ["data.val.images=c"]))
+    assert [(s.images, s.annotations) for s in changed.data.val] == [("c", "b")]
+    given = ["data.val.images=A", "data.val.annotations=B", "data.path=C"]
+    config = parse_config(merge_overrides({}, given))
+    assert config.data.sources("val")[0].images == "A"
+    assert config.data.sources("train")[0].images == "C/images"
+
+
+def test_a_shipped_config_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart").data.path == "data/shapes"

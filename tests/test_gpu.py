@@ -21,7 +21,7 @@ from gfl.structures import Batch, ImageMeta
 pytestmark = pytest.mark.gpu
 
 
-def cuda_batch(num_images: int = 4, size=(192, 256)) -> Batch:
+def cuda_batch(num_images: int = 4, size=(800, 1344)) -> Batch:
     """Random pictures with 0 to 9 objects each, already on the device."""
     boxes = [random_boxes(3 * n, *size, seed=n) for n in range(num_images)]
     targets = make_targets(boxes, [[i % 3 for i in range(len(b))] for b in boxes], size=size)
@@ -41,7 +41,9 @@ def training(precision: str):
         Schedule(0.001, 10, warmup_steps=0),
         torch.amp.GradScaler("cuda", enabled=precision == "fp16"),
     )
-    options = LoopOptions(epochs=1, steps_per_epoch=10, precision=precision)
+    options = LoopOptions(
+        epochs=1, steps_per_epoch=10, precision=precision, channels_last=True, grad_clip=10.0
+    )
     normalize = Normalize((120.0,) * 3, (60.0,) * 3, "cuda")
     return state, build_criterion(config), normalize, options
 
@@ -76,10 +78,13 @@ def test_losses_on_the_device_are_those_of_the_cpu():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_runs_and_resumes_on_a_gpu(tmp_path, precision):
     folder = write_coco(tmp_path / "set", {"train": 8, "val": 4})
-    config = tiny_config(folder, precision=precision).model_copy(update={"device": "cuda"})
-    gfl.train(config, tmp_path / "run")
-    outcome = gfl.train(config, tmp_path / "run", resume=True)
+    options = {"precision": precision, "ema_decay": 0.9, "grad_clip": 10.0, "channels_last": True}
+    for epochs in (1, 2):
+        config = tiny_config(folder, epochs=epochs, **options)
+        config = config.model_copy(update={"device": "cuda"})
+        outcome = gfl.train(config, work_dir=tmp_path / "run", resume=True)
     assert outcome["best"]["epoch"] in (1, 2)
+    assert "resumed at step 2 of 4" in (tmp_path / "run" / "log.txt").read_text()
 
 
 SYNC_BN = """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ from builders import tiny_config, tiny_values, write_coco
 from conftest import REPOSITORY
 
 import gfl
+from gfl import build
 from gfl.cli import test as test_command
 from gfl.cli import train as train_command
+from gfl.data.batch import Normalize
+from gfl.engine.optim import Schedule
+from gfl.engine.train import train_step
 from gfl.errors import TrainingFailed, UserError
 
-TIMING = {"data_seconds", "step_seconds", "eval_seconds"}
+TIMING = {"data_seconds", "step_seconds", "eval_seconds", "memory_gib"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,7 @@ def write_config(path, values) -> str:
 
 
 def test_a_training_leaves_the_promised_work_directory(folder, tmp_path):
-    outcome = gfl.train(tiny_config(folder, ema_decay=0.9), tmp_path / "run")
+    outcome = gfl.train(tiny_config(folder, ema_decay=0.9), work_dir=tmp_path / "run")
     run = tmp_path / "run"
     for name in ("config.yaml", "class_map.json", "last.pt", "best.pt", "metrics.jsonl", "log.txt"):
         assert (run / name).stat().st_size > 0
@@ -81,7 +86,7 @@ def test_a_training_leaves_the_promised_work_directory(folder, tmp_path):
 
 
 def test_best_pt_reproduces_the_ap_of_training(folder, tmp_path, capsys):
-    outcome = gfl.train(tiny_config(folder, epochs=1), tmp_path / "run")
+    outcome = gfl.train(tiny_config(folder, epochs=1), work_dir=tmp_path / "run")
     status = test_command.main(
         [str(tmp_path / "run/best.pt"), "--json", str(tmp_path / "m.json")]
         + ["--results", str(tmp_path / "r.json"), "train.eval_batch_size=5"]
@@ -104,7 +109,7 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed
     import gfl.engine.train as loop
 
     config = tiny_config(folder, ema_decay=0.9, optimizer="adamw", lr=0.001)
-    gfl.train(config, tmp_path / "whole")
+    gfl.train(config, work_dir=tmp_path / "whole")
     real_step = loop.train_step
 
     def dies(state, *args):
@@ -114,13 +119,13 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed
 
     monkeypatch.setattr(loop, "train_step", dies)
     with pytest.raises(Interrupted):
-        gfl.train(config, tmp_path / "killed")
+        gfl.train(config, work_dir=tmp_path / "killed")
     monkeypatch.undo()
     done = []
     monkeypatch.setattr(
         loop, "train_step", lambda state, *args: done.append(state.step) or real_step(state, *args)
     )
-    gfl.train(config, tmp_path / "killed", resume=True)
+    gfl.train(config, work_dir=tmp_path / "killed", resume=True)
     held = {1: 0, 4: 4, 5: 4}[killed_at]
     assert done == list(range(held, 6))
     text = (tmp_path / "killed" / "log.txt").read_text()
@@ -143,10 +148,10 @@ def test_an_owed_evaluation_is_run_on_resume(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "evaluate_model", dies)
     with pytest.raises(Interrupted):
-        gfl.train(config, tmp_path / "run")
+        gfl.train(config, work_dir=tmp_path / "run")
     monkeypatch.undo()
     assert not (tmp_path / "run" / "best.pt").exists()
-    outcome = gfl.train(config, tmp_path / "run", resume=True)
+    outcome = gfl.train(config, work_dir=tmp_path / "run", resume=True)
     assert outcome["best"]["epoch"] == 1 and (tmp_path / "run" / "best.pt").exists()
     assert [line["epoch"] for line in metrics_of(tmp_path / "run") if "AP" in line] == [1]
 
@@ -187,17 +192,80 @@ def test_one_batch_is_overfitted(folder, tmp_path):
         lr=0.003,
         grad_clip=5.0,
     )
-    gfl.train(config, tmp_path / "run")
+    gfl.train(config, work_dir=tmp_path / "run")
     losses = [line["loss"] for line in metrics_of(tmp_path / "run") if "loss" in line]
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_accumulated_parts_give_the_gradient_of_their_mean(folder, tmp_path):
-    """Normalisers are of each part, so a batch of equal parts is the batch itself."""
-    once = gfl.train(tiny_config(folder, epochs=1, batch_size=2), tmp_path / "a")
-    twice = gfl.train(tiny_config(folder, epochs=1, batch_size=2, accumulate=2), tmp_path / "b")
-    steps = [len([m for m in metrics_of(tmp_path / run) if "loss" in m]) for run in "ab"]
-    assert steps == [5, 5] and once["work_dir"] != twice["work_dir"]
+def test_accumulated_parts_give_the_mean_of_their_gradients(folder):
+    """Each part has normalisers of its own; losses and gradients are averaged over the parts."""
+    config = tiny_config(folder)
+    loader = build.build_train_loader(config, build.build_dataset(config, "train"))
+    parts = list(loader)[:2]
+    normalize = Normalize(config.data.mean, config.data.std)
+    options = build.build_loop_options(config, 3)
+    state = build.build_state(config, 2, 3, torch.device("cpu"))
+    state.model.eval()
+    state.schedule = Schedule(lr=0.0, total_steps=3)
+    losses, gradients = [], []
+    for batches in (parts[:1], parts[1:], parts):
+        criterion = build.build_criterion(config)
+        step_losses, _ = train_step(state, state.model, batches, criterion, normalize, options)
+        losses.append(step_losses)
+        gradients.append({k: p.grad.clone() for k, p in state.model.named_parameters()})
+    for name, gradient in gradients[2].items():
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        assert torch.allclose(gradient, mean, rtol=1e-4, atol=1e-7), name
+    for name, loss in losses[2].items():
+        mean = (losses[0][name] + losses[1][name]).item() / 2
+        assert loss.item() == pytest.approx(mean, rel=1e-5), name
+
+
+def test_a_data_error_in_a_worker_is_the_users_message(folder, tmp_path, capsys):
+    copied = tmp_path / "set"
+    shutil.copytree(folder, copied)
+    victim = next((copied / "images").glob("train_*"))
+    victim.write_bytes(b"no image")
+    values = tiny_values(copied)
+    values["data"]["workers"] = 1
+    config = write_config(tmp_path / "c.yaml", values)
+    status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
+    assert status == 2
+    assert f"{victim} is not a readable image" in error and "Traceback" not in error
+
+
+def test_changed_settings_hold_after_resuming(folder, tmp_path, monkeypatch):
+    import gfl.engine.train as loop
+
+    gfl.train(tiny_config(folder, epochs=1), work_dir=tmp_path / "run")
+    seen, real_step = [], loop.train_step
+
+    def watched(state, *args):
+        seen.append(state.optimizer.param_groups[0]["weight_decay"])
+        return real_step(state, *args)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    changed = tiny_config(folder, epochs=2, weight_decay=0.5)
+    gfl.train(changed, work_dir=tmp_path / "run", resume=True)
+    assert seen == [0.5] * 3
+    with pytest.raises(UserError, match="trained with sgd, the config says adamw"):
+        gfl.train(tiny_config(folder, optimizer="adamw"), work_dir=tmp_path / "run", resume=True)
+
+
+def test_an_infinite_pixel_spoils_neither_weights_nor_statistics(folder, tmp_path, monkeypatch):
+    real, calls = Normalize.__call__, []
+
+    def spoiled(self, images, sizes):
+        calls.append(1)
+        normalised = real(self, images, sizes)
+        return normalised * torch.inf if len(calls) == 2 else normalised
+
+    monkeypatch.setattr(Normalize, "__call__", spoiled)
+    gfl.train(tiny_config(folder, epochs=1, ema_decay=0.9), work_dir=tmp_path / "run")
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    for name in ("model", "ema"):
+        assert all(v.isfinite().all() for v in last[name].values() if v.is_floating_point())
+    assert "step 2 skipped" in (tmp_path / "run" / "log.txt").read_text()
 
 
 # Faults -----------------------------------------------------------------------------------------
@@ -237,7 +305,7 @@ def test_a_skipped_step_leaves_the_weights_alone(folder, tmp_path, monkeypatch):
         return {k: v * torch.nan if len(calls) == 1 else v for k, v in losses.items()}
 
     monkeypatch.setattr(GFLCriterion, "_losses", first_is_nan)
-    gfl.train(tiny_config(folder, epochs=1, weight_decay=0.0), tmp_path / "run")
+    gfl.train(tiny_config(folder, epochs=1, weight_decay=0.0), work_dir=tmp_path / "run")
     weights = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
     assert all(v.isfinite().all() for v in weights.values() if v.is_floating_point())
 
@@ -250,7 +318,7 @@ def test_images_and_batches_without_objects_train(tmp_path):
         keep = {image["id"] for image in content["images"][:1]}
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] in keep]
         path.write_text(json.dumps(content))
-    gfl.train(tiny_config(folder, epochs=2, batch_size=1), tmp_path / "run")
+    gfl.train(tiny_config(folder, epochs=2, batch_size=1), work_dir=tmp_path / "run")
     lines = [line for line in metrics_of(tmp_path / "run") if "loss" in line]
     empty = [line for line in lines if line["loss_box"] == 0]
     assert len(lines) == 12 and len(empty) == 10
@@ -268,6 +336,8 @@ def test_images_and_batches_without_objects_train(tmp_path):
         ("train.batch_size=5 train.accumulate=2", "it must be a multiple of 2"),
         ("model.backbone.pretrained=no.pth", "weights file no.pth does not exist"),
         ("model.backbone.norm=sync", "sync needs GPUs"),
+        ("device=gpu", "device is 'gpu'"),
+        ("device=cuda:99", "asks for GPU 99"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_status_2(folder, tmp_path, capsys, override, message):
@@ -275,6 +345,24 @@ def test_a_users_mistake_is_one_message_and_status_2(folder, tmp_path, capsys, o
     status, error = run_train(capsys, config, *override.split(), "--work-dir", tmp_path / "run")
     assert status == 2
     assert message in error and "Traceback" not in error
+
+
+def test_a_split_without_any_object_is_refused(folder, tmp_path, capsys):
+    content = json.loads((folder / "annotations" / "val.json").read_text())
+    (tmp_path / "val.json").write_text(json.dumps({**content, "annotations": []}))
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    val = f"data.val={{images: {folder}/images, annotations: {tmp_path}/val.json}}"
+    status, error = run_train(capsys, config, val, "--work-dir", tmp_path / "run")
+    assert status == 2 and "data.val has no object at all" in error
+
+
+def test_val_files_that_share_image_ids_stop_before_training(folder, tmp_path, capsys):
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    pair = f"{{images: {folder}/images, annotations: {folder}/annotations/val.json}}"
+    argv = (config, f"data.val=[{pair}, {pair}]", "--work-dir", tmp_path / "run")
+    status, error = run_train(capsys, *argv)
+    assert status == 2 and "share image ids" in error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_class_names_that_differ_stop_before_training(folder, tmp_path, capsys):
@@ -297,16 +385,16 @@ def test_a_used_directory_is_refused_without_resume(folder, tmp_path, capsys):
 
 
 def test_resuming_something_else_is_refused(folder, tmp_path):
-    gfl.train(tiny_config(folder, epochs=1), tmp_path / "run")
+    gfl.train(tiny_config(folder, epochs=1), work_dir=tmp_path / "run")
     with pytest.raises(UserError, match="steps an epoch"):
-        gfl.train(tiny_config(folder, batch_size=2), tmp_path / "run", resume=True)
+        gfl.train(tiny_config(folder, batch_size=2), work_dir=tmp_path / "run", resume=True)
     values = tiny_values(folder)
     values["model"]["head"]["channels"] = 96
     with pytest.raises(UserError, match="does not fit this config's model"):
-        gfl.train(gfl.config.parse_config(values), tmp_path / "run", resume=True)
+        gfl.train(gfl.config.parse_config(values), work_dir=tmp_path / "run", resume=True)
     torch.save({"anything": 1}, tmp_path / "run" / "last.pt")
     with pytest.raises(UserError, match="not a checkpoint of gfl"):
-        gfl.train(tiny_config(folder), tmp_path / "run", resume=True)
+        gfl.train(tiny_config(folder), work_dir=tmp_path / "run", resume=True)
 
 
 def test_offline_pretrained_names_the_file_to_place(folder, tmp_path, monkeypatch, capsys):
@@ -339,3 +427,13 @@ def test_failures_of_our_own_keep_their_traceback(folder, tmp_path, monkeypatch)
 def test_training_failed_is_not_a_users_mistake():
     assert not issubclass(TrainingFailed, UserError)
     assert os.environ.get("RANK") is None
+
+
+@pytest.mark.parametrize("content", [b"text", None])
+def test_evaluating_a_wrong_checkpoint_is_one_message(tmp_path, capsys, content):
+    path = tmp_path / "best.pt"
+    if content:
+        path.write_bytes(content)
+    assert test_command.main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(path) in error and "Traceback" not in error

@@ -4,4 +4,5 @@ import sys
 
 from gfl.cli.test import main
 
-sys.exit(main())
+if __name__ == "__main__":  # loader workers import this file where they are spawned
+    sys.exit(main())

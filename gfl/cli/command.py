@@ -31,6 +31,13 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def require_folder(*paths: str | None) -> None:
+    """Refuse output files in folders that do not exist, before the work is done."""
+    for path in paths:
+        if path is not None and not Path(path).resolve().parent.is_dir():
+            raise UserError(f"cannot write {path}: its folder does not exist.")
+
+
 def write_json(path: str | None, content: object) -> None:
     """Write what was printed, if a file is asked for."""
     if path is None or not is_first_process():

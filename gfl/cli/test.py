@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from gfl.cli.command import is_first_process, run, write_json
+from gfl.cli.command import is_first_process, require_folder, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def test(args: argparse.Namespace) -> None:
     """Evaluate and print."""
+    require_folder(args.results, args.json)
     from gfl.evaluation import evaluate
 
     def say(message: str) -> None:

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from gfl.cli.command import is_first_process, run, write_json
+from gfl.cli.command import is_first_process, require_folder, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
     """`train CONFIG [key=value ...]`; gives the exit status."""
     parser = argparse.ArgumentParser(prog="train", description=__doc__)
-    parser.add_argument("config", help="YAML file, such as configs/gfl_r50_fpn_1x.yaml")
+    parser.add_argument("config", help="YAML file, or a shipped name such as gfl_r50_fpn_1x")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 data.path=FOLDER"
     )
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> None:
     """Load the config, train, print the outcome."""
+    require_folder(args.json)
     from gfl.config import load_config
 
     config = load_config(args.config, args.overrides)
@@ -29,8 +30,9 @@ def train(args: argparse.Namespace) -> None:
 
     from gfl.training import train as run_training
 
-    outcome = run_training(config, work_dir, args.resume)
+    outcome = run_training(config, work_dir=work_dir, resume=args.resume)
     if is_first_process() and outcome["best"]:
         best = outcome["best"]
-        print(f"best AP {best['AP']:.4f} (epoch {best['epoch']}) {work_dir}/best.pt")
+        kind = f"epoch {best['epoch']}, {outcome['weights']} weights"
+        print(f"best AP {best['AP']:.4f} on val ({kind}): {work_dir}/best.pt")
     write_json(args.json, outcome)

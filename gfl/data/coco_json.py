@@ -36,6 +36,10 @@ def read_coco_json(json_file: Path) -> dict:
             raise UserError(f"{json_file} has no list {part!r}: it is not a COCO detection file.")
         for number, entry in enumerate(entries):
             _check_entry(entry, types, f"{json_file}: {part}[{number}]")
+    for number, image in enumerate(content["images"]):
+        if min(image["width"], image["height"]) < 1:
+            size = f"{image['width']} x {image['height']}"
+            raise UserError(f"{json_file}: images[{number}] is {size} pixels, expected 1 or more.")
     for number, annotation in enumerate(content["annotations"]):
         box = annotation["bbox"]
         numbers = [v for v in box if isinstance(v, NUMBER)] if isinstance(box, list) else []

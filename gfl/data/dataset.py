@@ -111,8 +111,18 @@ class CocoDataset:
         image_id = int(self.image_ids[index])
         return Sample(image, boxes[~crowd], labels[~crowd], boxes[crowd], image_id)
 
+    def require_distinct_image_ids(self) -> None:
+        """Raise `UserError` if several files share ids: detections could not be told apart."""
+        if len(set(self.image_ids.tolist())) < len(self):
+            names = ", ".join(str(json_file) for _, json_file in self.sources)
+            raise UserError(
+                f"{names} share image ids, so that detections could not be told apart: give each "
+                "image of the split an id of its own."
+            )
+
     def ground_truth(self) -> COCO:
         """The annotation files as they are, for evaluation by pycocotools."""
+        self.require_distinct_image_ids()
         contents = [read_coco_json(json_file) for _, json_file in self.sources]
         truth = COCO()
         truth.dataset = contents[0] if len(contents) == 1 else self._merged(contents)
@@ -126,9 +136,7 @@ class CocoDataset:
         return truth
 
     def _merged(self, contents: list[dict]) -> dict:
-        """One COCO dict of several; category ids become those of the first."""
-        if len(set(self.image_ids.tolist())) < len(self.image_ids):
-            raise UserError("the files of this split share image ids: evaluate them one by one.")
+        """One COCO dict of several with distinct image ids; category ids become the first's."""
         merged = {"images": [], "annotations": [], "categories": contents[0]["categories"]}
         id_of = dict(zip(self.class_names, self.category_ids, strict=True))
         for content in contents:

@@ -1,6 +1,6 @@
 """Datasets behind PyTorch's DataLoader."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import torch
@@ -10,7 +10,8 @@ from gfl.data.batch import collate
 from gfl.data.dataset import Sample
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
-from gfl.structures import ImageMeta
+from gfl.errors import UserError
+from gfl.structures import Batch, ImageMeta
 
 
 class TransformedDataset(Dataset):
@@ -28,26 +29,59 @@ class TransformedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey) -> tuple[Sample, ImageMeta]:
-        return self.transform(self.dataset[key.index], key)
+    def __getitem__(self, key: SampleKey) -> tuple[Sample, ImageMeta] | UserError:
+        """The sample, or what the user has to mend: raised in a worker it would become text."""
+        try:
+            return self.transform(self.dataset[key.index], key)
+        except UserError as error:
+            return error
 
 
-def make_loader(
-    dataset: TransformedDataset, sampler: Iterable[list[SampleKey]], workers: int
-) -> DataLoader:
-    """Load batches in `workers` processes that stay alive between epochs, one thread each."""
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        worker_init_fn=_one_thread,
-        # Samples do not use it; without it each pass would advance the global random state, and
-        # a resumed run would differ from one that was not interrupted.
-        generator=torch.Generator(),
-    )
+class BatchLoader(DataLoader):
+    """Loads batches in `workers` processes that stay alive between epochs, one thread each.
+
+    Args:
+        dataset: the samples.
+        sampler: lists of keys; kept as `batch_sampler`.
+        workers: number of processes, 0 for none.
+
+    Raises:
+        UserError: on iteration, for a sample that can not be read.
+    """
+
+    def __init__(
+        self, dataset: TransformedDataset, sampler: Iterable[list[SampleKey]], workers: int
+    ):
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate_or_error,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=_one_thread,
+            # Samples do not use it; without it each pass would advance the global random state,
+            # and a resumed run would differ from one that was not interrupted.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(_raise_error, super().__iter__())
+
+    def load(self, keys: list[SampleKey]) -> Batch:
+        """One batch, made in this process as the workers make theirs."""
+        return _raise_error(self.collate_fn([self.dataset[key] for key in keys]))
+
+
+def _collate_or_error(items: list) -> Batch | UserError:
+    errors = [item for item in items if isinstance(item, UserError)]
+    return errors[0] if errors else collate(items)
+
+
+def _raise_error(batch: Batch | UserError) -> Batch:
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def _one_thread(_worker: int) -> None:

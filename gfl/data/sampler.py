@@ -18,7 +18,7 @@ class SampleKey(NamedTuple):
 
 
 class TrainSampler:
-    """Endless steps of shuffled batches, in equal number on every process.
+    """One epoch of shuffled batches, in equal number on every process.
 
     Every image occurs in every epoch; the last batch is filled up with the first images of the
     epoch. All processes draw the same global batches and take their own share, in `accumulate`

@@ -70,21 +70,23 @@ class Transform:
         scale = (width / original[1], height / original[0])
         factors = np.array(scale * 2, np.float32)
         boxes, ignore_boxes = sample.boxes * factors, sample.ignore_boxes * factors
-        labels = sample.labels
-        if self.changes is not None:
-            image, boxes, labels, ignore_boxes = self._change(
-                image, boxes, labels, ignore_boxes, key
-            )
         meta = ImageMeta(sample.image_id, original, (height, width), scale)
-        return Sample(image, boxes, labels, ignore_boxes, sample.image_id), meta
+        sample = Sample(image, boxes, sample.labels, ignore_boxes, sample.image_id)
+        return (sample if self.changes is None else self._change(sample, key)), meta
 
-    def _change(self, image, boxes, labels, ignore_boxes, key: SampleKey):
+    def _change(self, sample: Sample, key: SampleKey) -> Sample:
         for number, change in enumerate(self.changes.transforms):
             stream = np.random.default_rng((self.seed, key.epoch, key.index, number))
             change.set_random_state(stream, random.Random(int(stream.integers(2**63))))
-        both = np.concatenate((boxes, ignore_boxes))
-        changed = self.changes(image=image, bboxes=both, rows=np.arange(len(both)))
+        both = np.concatenate((sample.boxes, sample.ignore_boxes))
+        changed = self.changes(image=sample.image, bboxes=both, rows=np.arange(len(both)))
         rows = np.asarray(changed["rows"], np.int64)
         both = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
-        is_object = rows < len(boxes)
-        return changed["image"], both[is_object], labels[rows[is_object]], both[~is_object]
+        is_object = rows < len(sample.boxes)
+        return Sample(
+            changed["image"],
+            both[is_object],
+            sample.labels[rows[is_object]],
+            both[~is_object],
+            sample.image_id,
+        )

@@ -1,6 +1,7 @@
 """Where a run tells what it does: terminal, log.txt, metrics.jsonl, TensorBoard."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class RunLog:
         mode = "w" if resume_step is None else "a"
         self._text = open(folder / "log.txt", mode, encoding="utf-8", buffering=1)
         self._metrics = open(folder / "metrics.jsonl", mode, encoding="utf-8", buffering=1)
-        purge = None if resume_step is None else resume_step + 1
+        purge = 0 if resume_step is None else resume_step + 1
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def say(self, message: str) -> None:
@@ -44,10 +45,11 @@ class RunLog:
         """One line of metrics.jsonl; its numbers go to TensorBoard too, under the same names."""
         if self.folder is None:
             return
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            if isinstance(value, int | float) and value is not None:
-                self.board.add_scalar(name, value, step)
+        numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        bad = {k: None for k, v in numbers.items() if not math.isfinite(v)}  # JSON knows no NaN
+        self._metrics.write(json.dumps({"step": step, **values, **bad}) + "\n")
+        for name, value in numbers.items():
+            self.board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """An (H, W, 3) uint8 RGB picture for TensorBoard."""

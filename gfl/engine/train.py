@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gfl.data.batch import Normalize
-from gfl.distributed import sum_over_ranks, world_size
+from gfl.distributed import gather_objects, sum_over_ranks, world_size
 from gfl.engine.checkpoint import TrainState
 from gfl.engine.run_log import RunLog
 from gfl.errors import TrainingFailed
@@ -20,7 +20,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What the loop is told by the config's `train` section (see `gfl.config.Train`)."""
+    """What the loop is told by the config's `train` section (see `gfl.schema.Train`)."""
 
     epochs: int
     steps_per_epoch: int
@@ -68,11 +68,12 @@ def train_one_epoch(
         if state.ema:
             state.ema.update(state.model, state.step)
         image_ids = [meta.image_id for batch in batches for meta in batch.metas]
-        monitor.push(losses, grad_norm, image_ids, waited, time.perf_counter() - started)
+        monitor.push(losses, grad_norm, image_ids)
+        monitor.timed(waited, time.perf_counter() - started)
+        started = time.perf_counter()
         if state.step % options.checkpoint_steps == 0:
             monitor.flush()
             save()
-        started = time.perf_counter()
     monitor.flush()
 
 
@@ -86,14 +87,16 @@ def train_step(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One optimiser step. Between the forward and the step the host never waits for the device.
 
-    A gradient that is not finite leaves the weights as they are: the optimiser is told so by a
-    flag that stays on the device.
+    A gradient that is not finite leaves weights and batch-norm statistics as they are: a flag that
+    stays on the device tells the optimiser.
 
     Returns:
         Named losses, averaged over the parts of the batch, and the gradient's norm before
         clipping; () tensors on the device.
     """
     device = normalize.mean.device
+    statistics = _learned_statistics(state.model)
+    before = [value.clone() for value in statistics]
     for group in state.optimizer.param_groups:
         group["lr"] = state.schedule(state.step)
     state.optimizer.zero_grad(set_to_none=True)
@@ -120,11 +123,28 @@ def train_step(
         options.grad_clip or math.inf,
         foreach=True,
     )
+    finite = grad_norm.isfinite()
     if not state.scaler.is_enabled():
-        state.optimizer.found_inf = (~grad_norm.isfinite()).float()
+        state.optimizer.found_inf = (~finite).float()
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    for value, old in zip(statistics, before, strict=True):
+        value.copy_(torch.where(finite, value, old))
     return sums, grad_norm
+
+
+@dataclass
+class _StepRecord:
+    """What is known of a step, until its numbers have arrived from the device."""
+
+    step: int
+    names: list[str]
+    values: Tensor  # the losses, then the gradient's norm
+    image_ids: list[int]
+    is_logged: bool
+    copied: torch.cuda.Event | None
+    data_seconds: float = 0.0
+    step_seconds: float = 0.0
 
 
 class StepMonitor:
@@ -134,74 +154,88 @@ class StepMonitor:
         self.state = state
         self.options = options
         self.log = log
-        self._pending: tuple | None = None
+        self._pending: _StepRecord | None = None
 
-    def push(
-        self,
-        losses: dict[str, Tensor],
-        grad_norm: Tensor,
-        image_ids: list[int],
-        data_seconds: float,
-        step_seconds: float,
-    ) -> None:
+    def push(self, losses: dict[str, Tensor], grad_norm: Tensor, image_ids: list[int]) -> None:
         """Take the numbers of the step just done, report those of the one before."""
         self.flush()
         values = torch.stack((*losses.values(), grad_norm))
         is_logged = self.state.step % self.options.log_steps == 0
         if is_logged:
             values[:-1] = sum_over_ranks(values[:-1]) / world_size()
+        copied = torch.cuda.Event() if values.is_cuda else None
         values = values.to("cpu", non_blocking=True)
-        copied = torch.cuda.Event() if torch.cuda.is_available() else None
         if copied:
             copied.record()
-        times = {"data_seconds": data_seconds, "step_seconds": step_seconds}
-        self._pending = (self.state.step, list(losses), values, image_ids, times, is_logged, copied)
+        self._pending = _StepRecord(
+            self.state.step, list(losses), values, image_ids, is_logged, copied
+        )
+
+    def timed(self, data_seconds: float, step_seconds: float) -> None:
+        """How long the step just pushed waited for data, and how long it took in all."""
+        self._pending.data_seconds, self._pending.step_seconds = data_seconds, step_seconds
 
     def flush(self) -> None:
         """Report what is still pending."""
-        if self._pending is None:
+        record, self._pending = self._pending, None
+        if record is None:
             return
-        step, names, values, image_ids, times, is_logged, copied = self._pending
-        self._pending = None
-        if copied:
-            copied.synchronize()
-        *losses, grad_norm = values.tolist()
-        self._check(step, dict(zip(names, losses, strict=True)), grad_norm, image_ids)
-        epoch = (step - 1) // self.options.steps_per_epoch + 1
-        total = sum(losses)
-        if is_logged:
+        if record.copied:
+            record.copied.synchronize()
+        *values, grad_norm = record.values.tolist()
+        losses = dict(zip(record.names, values, strict=True))
+        self._check(record, losses, grad_norm)
+        epoch = (record.step - 1) // self.options.steps_per_epoch + 1
+        if record.is_logged:
+            memory = {"memory_gib": torch.cuda.max_memory_allocated() / 2**30}
             self.log.metrics(
-                step,
+                record.step,
                 {
                     "epoch": epoch,
-                    "lr": self.state.schedule(step - 1),
-                    "loss": total,
-                    **dict(zip(names, losses, strict=True)),
+                    "lr": self.state.schedule(record.step - 1),
+                    "loss": sum(values),
+                    **losses,
                     "grad_norm": grad_norm,
-                    **times,
+                    "data_seconds": record.data_seconds,
+                    "step_seconds": record.step_seconds,
+                    **(memory if record.copied else {}),
                 },
             )
-        parts = " ".join(
-            f"{name.removeprefix('loss_')} {value:.3f}"
-            for name, value in zip(names, losses, strict=True)
-        )
-        self.log.advance(f"epoch {epoch}/{self.options.epochs}", f"loss {total:.3f} ({parts})")
+        parts = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in losses.items())
+        description = f"epoch {epoch}/{self.options.epochs}"
+        self.log.advance(description, f"loss {sum(values):.3f} ({parts})")
 
-    def _check(self, step: int, losses: dict, grad_norm: float, image_ids: list[int]) -> None:
+    def _check(self, record: _StepRecord, losses: dict[str, float], grad_norm: float) -> None:
+        """Say which steps were skipped and why, and stop when there are too many in a row."""
         if math.isfinite(grad_norm):
             self.state.bad_steps = 0
             return
-        self.state.bad_steps += 1
+        # The norm is the same on all ranks, so all of them get here.
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        by_rank = gather_objects((bad, record.image_ids))
+        if self.state.scaler.is_enabled() and not any(bad for bad, _ in by_rank):
+            self.log.say(
+                f"step {record.step} skipped: its gradients overflowed in fp16, the loss "
+                f"scale was lowered to {self.state.scaler.get_scale():g}"
+            )
+            return
+        bad, image_ids = max(by_rank, key=lambda entry: len(entry[0]))
         what = f"{', '.join(bad)} not finite" if bad else "the gradient is not finite"
-        message = f"step {step} skipped: {what}; images {image_ids[:16]}"
+        message = f"step {record.step} skipped: {what}; images {image_ids[:16]}"
         self.log.say(message)
+        self.state.bad_steps += 1
         if self.state.bad_steps >= self.options.max_bad_steps:
             raise TrainingFailed(
                 f"{self.state.bad_steps} steps in a row were not finite, the last: {message}. "
                 "Lower train.lr, lengthen train.warmup_steps, set train.grad_clip, or use "
                 "train.precision=fp32."
             )
+
+
+def _learned_statistics(model: nn.Module) -> list[Tensor]:
+    """Means and variances that a forward changes; an infinite pixel would spoil them for good."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [value for m in norms if m.training for value in (m.running_mean, m.running_var)]
 
 
 def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -51,19 +51,25 @@ class ResNet(nn.Module):
         self.layer3, self.layer4 = net.layer3, net.layer4
         self.channels = tuple(_output_channels(stage) for stage in self.stages)
         self.frozen_statistics = norm == "frozen"
-        frozen = [self.conv1, self.bn1, *self.stages[:frozen_stages]] if frozen_stages else []
-        for part in frozen:
+        self.frozen_stages = frozen_stages
+        for part in self.frozen_parts:
             part.requires_grad_(False)
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
         return self.layer1, self.layer2, self.layer3, self.layer4
 
+    @property
+    def frozen_parts(self) -> tuple[nn.Module, ...]:
+        if self.frozen_stages == 0:
+            return ()
+        return self.conv1, self.bn1, *self.stages[: self.frozen_stages]
+
     def train(self, mode: bool = True) -> "ResNet":
         super().train(mode)
-        if self.frozen_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+        for part in (self,) if self.frozen_statistics else self.frozen_parts:
+            for module in part.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
 
