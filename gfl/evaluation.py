@@ -7,7 +7,7 @@ import torch
 from gfl import build
 from gfl.config import merge_overrides, parse_config
 from gfl.data.batch import Normalize
-from gfl.distributed import process_group
+from gfl.distributed import is_main, process_group
 from gfl.engine.checkpoint import load_checkpoint
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.errors import UserError
@@ -45,6 +45,9 @@ def evaluate(
         except RuntimeError as error:
             reason = str(error)[:500]
             raise UserError(f"{checkpoint} does not fit the overridden config: {reason}") from None
+        if is_main():
+            kind = "ema" if content.get("ema") else content["weights"]
+            say(f"{checkpoint}: {kind} weights of epoch {content['epoch']:g}, split {split}")
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         return evaluate_model(
             model.to(device, memory_format=layout),
