@@ -94,7 +94,8 @@ def test_best_pt_reproduces_the_ap_of_training(folder, tmp_path, capsys):
     assert status == 0
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["AP"] == pytest.approx(outcome["best"]["AP"], abs=1e-6)
-    assert f"AP      {metrics['AP']:.4f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"AP      {metrics['AP']:.4f}\n") and "index" not in printed
     results = json.loads((tmp_path / "r.json").read_text())
     assert {entry["category_id"] for entry in results} <= {3, 7}
 

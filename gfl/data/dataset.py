@@ -1,5 +1,7 @@
 """COCO files to samples. Annotations are held in flat arrays, so that workers do not grow."""
 
+import contextlib
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,7 +134,8 @@ class CocoDataset:
             annotation["id"] = number
             annotation.setdefault("iscrowd", 0)
             annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-        truth.createIndex()
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            truth.createIndex()
         return truth
 
     def _merged(self, contents: list[dict]) -> dict:
