@@ -5,7 +5,7 @@ import pytest
 from conftest import assert_close
 
 from gfl.data.dataset import Sample
-from gfl.data.loader import TransformedDataset, make_loader
+from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.sampler import SampleKey, TrainSampler
 from gfl.data.transforms import Transform, resized_size
 
@@ -260,7 +260,7 @@ def loaded(workers: int) -> list:
     dataset = TransformedDataset(Noise(), Transform(64, 0.5, 0.5, 0.8, seed=3))
     sizes = np.array([dataset.dataset[index].image.shape[:2] for index in range(len(dataset))])
     sampler = TrainSampler(sizes, 4, (32, 48), seed=3)
-    loader = make_loader(dataset, sampler, workers)
+    loader = BatchLoader(dataset, sampler, workers)
     batches = []
     for epoch in range(2):
         sampler.set_position(epoch)
