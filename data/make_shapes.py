@@ -1,21 +1,17 @@
 """Draw a small COCO-format detection data set of shapes whose box edges are blurred on purpose.
 
-It writes ``images/*.jpg`` and ``annotations/{train,val}.json``. Each class has its own hues, on
-greyish grounds, so that a small network learns in minutes. About a third of the pictures are
-portrait (size exchanged); of every 20 in a row one is empty and two are crowded with small objects.
-A picture depends on (seed, split, index, size) alone: more pictures leave the earlier ones as is.
+It writes ``images/*.jpg`` and ``annotations/{train,val}.json``. Each class has its own hues, so a
+small network learns in minutes. A third of the pictures are portrait; of 20 in a row one is empty
+and two are crowded. A picture depends on (seed, split, index, size) alone, not on their number.
 
 ``bbox`` is ``[x, y, w, h]`` in continuous pixel coordinates (the top left pixel covers
 ``[0, 1] x [0, 1]``): the full extent of the object, also where another object hides part of it, and
 wholly inside the image. ``area`` is the sum of the object's own opacity, hidden parts included.
 
-``edge_blur`` is ``[left, top, right, bottom]`` in pixels of the image. Each number is the standard
-deviation of the position of that edge: the opacity of an object is the mean of its outline over
-many boxes whose four sides are displaced independently by zero-mean, near-Gaussian amounts with
-these standard deviations, the outline being stretched to fit each box. So an edge is a soft
-transition of that standard deviation, centred on the annotated edge; near 0 is sharp, several
-pixels is doubtful. The size of a pixel (0.29, added in quadrature) and JPEG come on top. The four
-numbers are drawn independently of each other and of the size, the class and the place.
+``edge_blur`` is ``[left, top, right, bottom]`` in pixels: the standard deviation of each edge's
+position. An object's opacity is the mean of its outline over many boxes whose sides are displaced
+by zero-mean, near-Gaussian amounts, independent of each other and of size, class and place. The
+size of a pixel (0.29, added in quadrature) and JPEG come on top.
 """
 
 from __future__ import annotations
@@ -252,9 +248,8 @@ def make_shapes(
     """
     if min(num_train, num_val, seed) < 0 or max(num_train, num_val) >= ID_STEP or min(size) < 96:
         raise ValueError("seed and numbers must be 0 or more, width and height 96 or more")
-    about = "Drawn shapes with box edges of known blur (edge_blur: ltrb, std in pixels)"
-    arguments = {"train": num_train, "val": num_val, "size": list(size)}
-    info = {"description": about, "seed": seed, "arguments": arguments}
+    info = {"description": "Drawn shapes with edges of known blur (edge_blur: ltrb, std in pixels)"}
+    info |= {"seed": seed, "arguments": {"train": num_train, "val": num_val, "size": list(size)}}
     out = Path(out)
     files = [out / "annotations" / f"{split}.json" for split in SPLITS]
     own = any([_is_own(path, info) for path in files])

@@ -70,10 +70,10 @@ def train_one_epoch(
         image_ids = [meta.image_id for batch in batches for meta in batch.metas]
         monitor.push(losses, grad_norm, image_ids)
         monitor.timed(waited, time.perf_counter() - started)
-        started = time.perf_counter()
         if state.step % options.checkpoint_steps == 0:
             monitor.flush()
             save()
+        started = time.perf_counter()
     monitor.flush()
 
 
