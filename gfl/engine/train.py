@@ -20,7 +20,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What the loop is told by the config's `train` section (see `gfl.schema.Train`)."""
+    """What the loop is told by the config's `train` section (see `gfl/schema/train.py`)."""
 
     epochs: int
     steps_per_epoch: int

@@ -1,0 +1,113 @@
+"""The schema's sections about the method: network, assigner, loss, decoding."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gfl.schema.section import Float, Int, Section
+
+
+class Backbone(Section):
+    """What turns images into features."""
+
+    name: str = "resnet50"
+    """A name of `gfl.build.BACKBONES`."""
+    pretrained: bool | str = True
+    """ImageNet weights: true (downloaded once), a file, or false for training from scratch."""
+    norm: Literal["frozen", "batch", "sync"] | None = None
+    """Batch-norm statistics; default: frozen (kept) if pretrained, else batch (learned)."""
+    frozen_stages: Int | None = Field(default=None, ge=0, le=4)
+    """Stages that do not train; 1 is the stem and the first. Default: 1 with pretrained weights."""
+
+    @model_validator(mode="after")
+    def _nothing_random_is_frozen(self):
+        if self.pretrained is False and (self.norm == "frozen" or self.frozen_stages):
+            raise ValueError(
+                "pretrained: false with norm: frozen or frozen_stages > 0 would freeze random "
+                "weights. Leave both out, or set pretrained"
+            )
+        return self
+
+    @property
+    def resolved_norm(self) -> str:
+        return self.norm or ("batch" if self.pretrained is False else "frozen")
+
+    @property
+    def resolved_frozen_stages(self) -> int:
+        if self.frozen_stages is None:
+            return 0 if self.pretrained is False else 1
+        return self.frozen_stages
+
+
+class Neck(Section):
+    """What turns features into a pyramid."""
+
+    name: str = "fpn"
+    """A name of `gfl.build.NECKS`."""
+    channels: Int = Field(default=256, ge=1)
+
+
+class Head(Section):
+    """The shared towers."""
+
+    name: str = "gfl"
+    """A name of `gfl.build.HEADS`."""
+    channels: Int = Field(default=256, ge=64, multiple_of=32)
+    """Width of the towers; a group norm of 32 groups needs two channels in each."""
+    stacked_convs: Int = Field(default=4, ge=1)
+    """Depth of each tower."""
+
+
+class Model(Section):
+    """The network."""
+
+    backbone: Backbone = Backbone()
+    neck: Neck = Neck()
+    head: Head = Head()
+    box: str = "general"
+    """A name of `gfl.build.BOX_REPRESENTATIONS`."""
+    reg_max: Int = Field(default=16, ge=1)
+    """Largest side distance, in strides."""
+    num_classes: Int | None = Field(default=None, ge=1)
+    """Taken from the data; stated, it must agree with the data."""
+    grid_origin: Literal["corner", "pixel_center", "cell_center"] = "corner"
+    """Pixel of the first location: 0, (stride - 1) / 2, or stride / 2."""
+
+
+class Assigner(Section):
+    """Which locations answer for which object."""
+
+    name: str = "atss"
+    """A name of `gfl.build.ASSIGNERS`."""
+    top_k: Int = Field(default=9, ge=1)
+    """Candidates of an object on each level."""
+    anchor_scale: Float = Field(default=8.0, gt=0)
+    """Side of a location's square anchor, in strides."""
+
+
+class Loss(Section):
+    """Terms and their weights."""
+
+    beta: Float = Field(default=2.0, ge=0)
+    """Focusing power of the quality focal loss."""
+    cls_weight: Float = Field(default=1.0, gt=0)
+    giou_weight: Float = Field(default=2.0, ge=0)
+    dfl_weight: Float = Field(default=0.25, ge=0)
+
+    @model_validator(mode="after")
+    def _boxes_are_learned(self):
+        if self.giou_weight == 0 and self.dfl_weight == 0:
+            raise ValueError("giou_weight and dfl_weight are both 0: no term would train the boxes")
+        return self
+
+
+class Postprocess(Section):
+    """From predictions to detections."""
+
+    score_threshold: Float = Field(default=0.05, ge=0, lt=1)
+    pre_nms_top_k: Int = Field(default=1000, ge=1)
+    """Candidates of a level that enter NMS."""
+    pre_nms_rule: Literal["pairs", "locations"] = "pairs"
+    """Count (location, class) pairs as mmdet does, or locations as the authors' code does."""
+    nms_iou: Float = Field(default=0.6, gt=0, le=1)
+    max_per_image: Int = Field(default=100, ge=1)

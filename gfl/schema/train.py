@@ -1,0 +1,64 @@
+"""The schema's `train` section: batches, optimiser, schedule, saving."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gfl.schema.section import Float, Int, Section
+
+
+class Train(Section):
+    """The schedule."""
+
+    epochs: Int = Field(default=12, ge=1)
+    batch_size: Int = Field(default=16, ge=1)
+    """Images of one optimiser step, over all processes and accumulated parts together."""
+    accumulate: Int = Field(default=1, ge=1)
+    """Parts in which each process computes its share of a batch, to save memory."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Float = Field(default=0.01, gt=0)
+    """Learning rate for a batch of `lr_batch_size` images."""
+    lr_batch_size: Int | None = Field(default=16, ge=1)
+    """The learning rate is multiplied by batch_size / lr_batch_size; null uses `lr` as it is."""
+    momentum: Float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD; AdamW uses its usual betas."""
+    weight_decay: Float = Field(default=0.0001, ge=0)
+    decay_norm_and_bias: bool = True
+    """Whether weight decay acts on norm layers and biases too, as in the reference."""
+    warmup_steps: Int = Field(default=500, ge=0)
+    warmup_factor: Float = Field(default=0.001, gt=0, le=1)
+    """The learning rate starts at this fraction and rises linearly."""
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    milestones: tuple[Int, ...] = (8, 11)
+    """Epochs after which a multistep schedule divides the learning rate by 10."""
+    final_factor: Float = Field(default=0.01, ge=0, le=1)
+    """Fraction of the learning rate at which a cosine schedule ends."""
+    grad_clip: Float | None = Field(default=None, gt=0)
+    """Largest L2 norm of the gradient; null leaves it alone."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network's forward and backward; losses and boxes are always fp32."""
+    channels_last: bool = False
+    """Memory layout of the images and weights; faster for most devices."""
+    ema_decay: Float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the averaged weights, which are then evaluated and kept; null turns them off."""
+    ema_warmup_steps: Int = Field(default=2000, ge=1)
+    """The decay rises as decay * (1 - exp(-step / ema_warmup_steps))."""
+    eval_epochs: Int = Field(default=1, ge=1)
+    """Evaluate every that many epochs, and after the last."""
+    eval_batch_size: Int = Field(default=4, ge=1)
+    """Of one process; AP does not depend on it."""
+    checkpoint_steps: Int = Field(default=1000, ge=1)
+    """Write last.pt every that many steps, and after each epoch."""
+    log_steps: Int = Field(default=20, ge=1)
+    """Write a line of metrics every that many steps."""
+    max_bad_steps: Int = Field(default=10, ge=1)
+    """Stop after that many steps in a row whose loss is not finite."""
+    seed: Int = Field(default=0, ge=0)
+    deterministic: bool = False
+    """Prefer algorithms that repeat bit for bit on a GPU (torch warns of others); slower."""
+
+    @model_validator(mode="after")
+    def _milestones_rise(self):
+        if list(self.milestones) != sorted({max(epoch, 1) for epoch in self.milestones}):
+            raise ValueError(f"milestones are {list(self.milestones)}, expected rising epochs")
+        return self
