@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from gfl.errors import UserError, did_you_mean
 from gfl.schema import Config
 
-__all__ = ["Config", "load_config", "merge_overrides", "parse_config"]
+__all__ = ["Config", "load_config", "merge_overrides", "merge_values", "parse_config"]
 
 SPLITS = ("train", "val", "test")
 _HERE = Path(__file__).resolve().parent
@@ -39,7 +39,7 @@ def merge_overrides(values: dict, overrides: list[str]) -> dict:
     """Plain config values with "dotted.key=value" strings laid over them, in order."""
     layer: dict = {}
     for override in overrides:
-        layer = _deep_merge(layer, _parse_override(override))
+        layer = merge_values(layer, _parse_override(override))
     return _merge(values, layer)
 
 
@@ -97,17 +97,18 @@ def _merge(base: dict, layer: dict) -> dict:
     if isinstance(data, dict) and data.get("path") and isinstance(base.get("data"), dict):
         inherited = {k: v for k, v in base["data"].items() if k not in SPLITS}
         base = {**base, "data": inherited}
-    return _deep_merge(base, layer)
+    return merge_values(base, layer)
 
 
-def _deep_merge(base: dict, layer: dict) -> dict:
+def merge_values(base: dict, layer: dict) -> dict:
+    """`layer` over `base`, section by section."""
     merged = dict(base)
     for key, value in layer.items():
         old = merged.get(key)
         if isinstance(value, dict) and isinstance(old, list) and len(old) == 1:
             old = old[0]  # a list of one source may be changed like the source itself
         both = isinstance(value, dict) and isinstance(old, dict)
-        merged[key] = _deep_merge(old, value) if both else value
+        merged[key] = merge_values(old, value) if both else value
     return merged
 
 

@@ -6,9 +6,8 @@ import torch
 
 from gfl import build
 from gfl.config import merge_overrides, parse_config
-from gfl.data.batch import Normalize
+from gfl.conversion import open_checkpoint
 from gfl.distributed import is_main, process_group
-from gfl.engine.checkpoint import load_checkpoint
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.errors import UserError
 
@@ -23,7 +22,8 @@ def evaluate(
     """COCO numbers of a checkpoint on a split.
 
     Args:
-        checkpoint: a best.pt or last.pt; it carries its config and classes.
+        checkpoint: a best.pt or last.pt, which carries its config and classes, or a public
+            mmdetection, GFocal or GFocalV2 file.
         overrides: "key=value" changes of that config.
         split: "val" or "test" (or "train").
         dataset: in place of the config's.
@@ -32,7 +32,7 @@ def evaluate(
     Returns:
         The numbers of `gfl.engine.evaluate.coco_metrics` and all COCO result entries.
     """
-    content = load_checkpoint(checkpoint)
+    content = open_checkpoint(checkpoint)
     config = parse_config(merge_overrides(content["config"], overrides or []), str(checkpoint))
     names = tuple(content["class_map"]["names"])
     with process_group(config.device) as device:
@@ -53,7 +53,7 @@ def evaluate(
             model.to(device, memory_format=layout),
             build.build_eval_loader(config, dataset),
             build.build_postprocess(config),
-            Normalize(config.data.mean, config.data.std, device),
+            build.build_normalize(config, device),
             dataset,
             say,
         )

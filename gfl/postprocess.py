@@ -6,7 +6,6 @@ from torchvision.ops import nms
 
 from gfl.boxes import clip_boxes, ltrb_to_xyxy
 from gfl.models.box_representation import GeneralBox
-from gfl.models.quality import joint_scores
 from gfl.structures import Detections, Grid, ImageMeta, Predictions
 
 PRE_NMS_RULES = ("pairs", "locations")
@@ -25,6 +24,7 @@ class Postprocess:
         nms_iou: a box that overlaps a better one of its class by more is suppressed.
         max_per_image: detections kept, best first.
         distributions: whether `Detections` carry the side distributions.
+        background_channel: whether the last class channel is no class, see `GFLHead`.
 
     Source: arXiv 2006.04388 supplement; mmdet `BaseDenseHead._predict_by_feat_single`, `GFLHead`.
     """
@@ -38,6 +38,7 @@ class Postprocess:
         nms_iou: float = 0.6,
         max_per_image: int = 100,
         distributions: bool = False,
+        background_channel: bool = False,
     ):
         if pre_nms_rule not in PRE_NMS_RULES:
             raise ValueError(f"pre_nms_rule is {pre_nms_rule!r}, expected one of {PRE_NMS_RULES}")
@@ -48,6 +49,7 @@ class Postprocess:
         self.nms_iou = nms_iou
         self.max_per_image = max_per_image
         self.distributions = distributions
+        self.background_channel = background_channel
 
     @torch.no_grad()
     def __call__(
@@ -61,7 +63,9 @@ class Postprocess:
             rescale: give boxes in pixels of the original image, else of the network input.
         """
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
-            scores = joint_scores(predictions).float()
+            scores = predictions.joint_scores()
+            if self.background_channel:
+                scores = scores[..., :-1]
             return [
                 self._one_image(
                     scores[i], predictions.box_logits[i], predictions.grid, meta, rescale

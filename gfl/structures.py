@@ -158,17 +158,31 @@ class Predictions(_OnDevice):
         cls_logits: (B, N, C) joint classification-IoU logits, float32.
         box_logits: (B, N, K) logits of the side distributions, sides ltrb outer, bins inner.
         grid: the locations.
+        quality_logits: (B, N, 1) logits of a quality that multiplies the class scores, or None.
     """
 
     cls_logits: Tensor
     box_logits: Tensor
     grid: Grid
+    quality_logits: Tensor | None = None
 
     def __post_init__(self):
         num_images = self.cls_logits.shape[0]
         num_locations = self.grid.strides.shape[0]
         _check("cls_logits", self.cls_logits, num_images, num_locations, None)
         _check("box_logits", self.box_logits, num_images, num_locations, None)
+        if self.quality_logits is not None:
+            _check("quality_logits", self.quality_logits, num_images, num_locations, 1)
+
+    def joint_scores(self) -> Tensor:
+        """(B, N, C) float32 scores in [0, 1]: the joint logit's sigmoid, times a quality if any.
+
+        Source: arXiv 2006.04388 section 3.2; arXiv 2011.12885 equation 2.
+        """
+        scores = self.cls_logits.float().sigmoid()
+        if self.quality_logits is not None:
+            scores = scores * self.quality_logits.float().sigmoid()
+        return scores
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 import gfl
 from gfl import build
 from gfl.config import Config, load_config
-from gfl.data.batch import Normalize
 from gfl.distributed import broadcast_buffers, is_main, process_group, world_size
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.engine.evaluate import evaluate as evaluate_model
@@ -78,7 +77,7 @@ class _Run:
         self.sampler = self.train_loader.batch_sampler
         self.criterion = build.build_criterion(config)
         self.postprocess = build.build_postprocess(config)
-        self.normalize = Normalize(config.data.mean, config.data.std, device)
+        self.normalize = build.build_normalize(config, device)
         self.options = build.build_loop_options(config, self.sampler.steps_per_epoch)
         self.total_steps = self.options.epochs * self.options.steps_per_epoch
         self.state = build.build_state(

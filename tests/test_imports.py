@@ -31,6 +31,7 @@ FLOORS = {
     "cli/command.py": 1,
     "data/coco_json.py": 1,
     "data/dataset.py": 1,
+    "data/coco_classes.py": 1,
     "data/image.py": 1,
     "data/sampler.py": 1,
     "engine/ema.py": 1,
@@ -38,6 +39,9 @@ FLOORS = {
     "engine/run_log.py": 1,
     "grid.py": 1,
     "interop/mmdet.py": 1,
+    "interop/public_file.py": 1,
+    "models/deformable.py": 0,
+    "models/res2net.py": 0,
     "losses/functional.py": 1,
     "models/backbone.py": 1,
     "models/head.py": 1,
@@ -70,10 +74,13 @@ FLOORS = {
     "build/model.py": 4,
     "build/train.py": 5,
     "work_dir.py": 4,
-    "evaluation.py": 6,
-    "training.py": 6,
-    "cli/test.py": 7,
-    "cli/train.py": 7,
+    "interop/recognise.py": 2,
+    "conversion.py": 6,
+    "evaluation.py": 7,
+    "training.py": 7,
+    "cli/convert.py": 8,
+    "cli/test.py": 8,
+    "cli/train.py": 8,
 }
 
 # Lines of a file with docstrings. No file needs an exception today.
@@ -232,7 +239,7 @@ def test_import_is_cheap():
     assert min(took for took, _, _ in found) < 0.3
 
 
-@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("command", ["train", "test", "convert"])
 def test_help_is_quick(command):
     code = (
         "import time; start = time.perf_counter()\n"
@@ -255,7 +262,7 @@ def test_help_is_quick(command):
     assert min(took for took, *_ in found) < 1.0
 
 
-@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("command", ["train", "test", "convert"])
 def test_script_itself_ends_with_the_status_of_its_command(command):
     path = REPOSITORY / "tools" / f"{command}.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

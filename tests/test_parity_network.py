@@ -8,20 +8,27 @@ import pytest
 import torch
 from builders import make_targets
 from conftest import REFERENCE, REPOSITORY, reference, tensor
+from public_files import FORMS, write_public_file
 
 from gfl.build import build_criterion, build_model, build_postprocess, build_schedule
 from gfl.config import load_config, parse_config
+from gfl.conversion import convert
 from gfl.data.batch import Normalize
 from gfl.engine.checkpoint import TrainState
 from gfl.engine.optim import make_optimizer
 from gfl.engine.train import LoopOptions, train_step
-from gfl.interop.mmdet import convert_state_dict, rename
+from gfl.interop.mmdet import rename
+from gfl.interop.recognise import recognise_model
 from gfl.structures import Batch, ImageMeta
 
-BACKBONES = {
-    "gfl_r50_fpn_1x": "resnet50",
-    "gfl_r101_fpn_ms_2x": "resnet101",
-    "gfl_x101-32x4d_fpn_ms_2x": "resnext101_32x4d",
+# Each network comes out of a file written in another form (see `public_files.FORMS`).
+NETWORKS = {
+    "gfl_r50_fpn_1x": "zip",
+    "gfl_r101_fpn_ms_2x": "legacy",
+    "gfl_x101-32x4d_fpn_ms_2x": "module",
+    "gfl_r101-dconv-c3-c5_fpn_ms_2x": "history",
+    "gfl_x101-32x4d-dconv-c4-c5_fpn_ms_2x": "history_legacy",
+    "gflv2_r50_fpn": "ema",
 }
 
 
@@ -32,13 +39,19 @@ def recipe():
     return module
 
 
-def reference_model(name: str):
-    """Our network under the reference's pseudo-weights, and the description of those."""
+def reference_state(name: str) -> tuple[dict, dict]:
+    """The reference's pseudo-weights under its own names, and the description of those."""
     weights, meta = recipe().load(REFERENCE / "zoo" / f"{name}.keys.json")
-    config = parse_config({"model": {"backbone": {"name": BACKBONES[name]}}})
-    model = build_model(config, num_classes=80, load_pretrained=False)
-    state = {key: torch.from_numpy(value.copy()) for key, value in weights.items()}
-    model.load_state_dict(convert_state_dict(state))
+    return {key: torch.from_numpy(value.copy()) for key, value in weights.items()}, meta
+
+
+def reference_model(name: str, folder, form: str = "zip"):
+    """Our network out of a converted public file, its config, and the weights' description."""
+    state, meta = reference_state(name)
+    content, _ = convert(write_public_file(folder / f"{name}.pth", state, **FORMS[form]))
+    config = parse_config(content["config"])
+    model = build_model(config, len(content["class_map"]["names"]), load_pretrained=False)
+    model.load_state_dict(content["model"])
     return model, meta, config
 
 
@@ -57,23 +70,25 @@ def assert_map(arrays: dict, name: str, got: torch.Tensor) -> None:
     )
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_parity_zoo_names(name):
     """Every name of the public file is ours after renaming, and the other way round."""
     meta = json.loads((REFERENCE / "zoo" / f"{name}.keys.json").read_text())
-    config = parse_config({"model": {"backbone": {"name": BACKBONES[name]}}})
-    with torch.device("meta"):
-        ours = build_model(config, num_classes=80, load_pretrained=False).state_dict()
     theirs = {rename(e["key"]): e["shape"] for e in meta["state_dict"]}
     theirs.pop(None)
+    shapes = {key: torch.empty(shape, device="meta") for key, shape in theirs.items()}
+    model = {"model": recognise_model(shapes)}
+    model["model"]["head"]["background_channel"] = name.startswith("gflv2")
+    with torch.device("meta"):
+        ours = build_model(parse_config(model), 80, load_pretrained=False).state_dict()
     assert theirs == {key: list(value.shape) for key, value in ours.items()}
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_parity_zoo_network(name):
-    """Features, logits, losses, gradients and detections of a whole model."""
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parity_zoo_network(name, tmp_path):
+    """Features, logits, losses, gradients and detections of a converted file's model."""
     arrays = reference(f"zoo/{name}.npz")
-    model, meta, config = reference_model(name)
+    model, meta, config = reference_model(name, tmp_path, NETWORKS[name])
     model.train()  # batch-norm statistics stay frozen all the same
     images = tensor(arrays["input"].astype(np.float32))
     features = model.backbone(images)
@@ -82,12 +97,11 @@ def test_parity_zoo_network(name):
     for level, feature in enumerate(model.neck(features[1:])):
         assert_map(arrays, f"neck.{level}", feature)
     predictions = model(images)
+    second = name.startswith("gflv2")  # whose reference gives scores in place of logits
+    scores = predictions.joint_scores() if second else predictions.cls_logits
     counts = predictions.grid.level_counts
-    for prefix, logits in (
-        ("cls_score", predictions.cls_logits),
-        ("bbox_pred", predictions.box_logits),
-    ):
-        for level, part in enumerate(logits.split(counts, 1)):
+    for prefix, values in (("cls_score", scores), ("bbox_pred", predictions.box_logits)):
+        for level, part in enumerate(values.split(counts, 1)):
             shape = arrays[f"{prefix}.{level}.shape"].tolist()
             assert_map(arrays, f"{prefix}.{level}", part.transpose(1, 2).reshape(shape))
 
@@ -100,12 +114,21 @@ def test_parity_zoo_network(name):
     sum(losses.values()).backward()
     assert_gradients(arrays, model)
 
-    [found] = build_postprocess(config)(
-        predictions, (ImageMeta(1, (230, 312), (184, 250), (250 / 312, 184 / 230)),)
-    )
+    metas = (ImageMeta(1, (230, 312), (184, 250), (250 / 312, 184 / 230)),)
+    postprocess = build_postprocess(config)
+    if second:
+        # The reference's test model detects its background channel too: label 80.
+        [ours] = postprocess(predictions, metas)
+        assert len(ours) and (ours.labels < 80).all()
+        postprocess.background_channel = False
+    [found] = postprocess(predictions, metas)
     np.testing.assert_array_equal(found.labels.numpy(), arrays["det.labels"])
     np.testing.assert_allclose(found.scores.numpy(), arrays["det.scores"], rtol=1e-4, atol=5e-4)
     np.testing.assert_allclose(found.boxes.numpy(), arrays["det.boxes"], atol=0.01)
+    if second:
+        classes = found.labels < 80
+        assert torch.equal(ours.boxes, found.boxes[classes])
+        assert torch.equal(ours.scores, found.scores[classes])
 
 
 def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
@@ -120,13 +143,16 @@ def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
     sums = np.array([gradients[name].double().sum().item() for name in names])
     sizes = np.array([gradients[name].numel() for name in names])
     scale = arrays["param_grad.l2"] * np.sqrt(sizes)  # the sum's own bound
-    assert (np.abs(sums - arrays["param_grad.sum"]) <= 1e-4 * scale + 5e-4).all()
+    # A sampling point that float noise moves over a pixel's edge changes its offset's gradient by a
+    # step, which no norm shows but a sum of terms that cancel does.
+    rtol = np.array([1e-3 if ".conv_offset." in name else 1e-4 for name in names])
+    assert (np.abs(sums - arrays["param_grad.sum"]) <= rtol * scale + 5e-4).all()
 
 
-def test_parity_train_curve():
+def test_parity_train_curve(tmp_path):
     """The first five SGD steps, through the project's own step, optimiser and schedule."""
     arrays = reference("train_curve.npz")
-    model, meta, _ = reference_model("gfl_r50_fpn_1x")
+    model, meta, _ = reference_model("gfl_r50_fpn_1x", tmp_path)
     lr, momentum, weight_decay = (float(v) for v in arrays["sgd"])
     config = load_config(
         REPOSITORY / "configs/gfl_r50_fpn_1x.yaml", [f"train.lr={lr}", "train.warmup_steps=0"]

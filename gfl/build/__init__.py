@@ -3,7 +3,12 @@
 The tables are public: add an entry to bring in a part of your own, then name it in the config.
 """
 
-from gfl.build.data import build_dataset, build_eval_loader, build_train_loader
+from gfl.build.data import (
+    build_dataset,
+    build_eval_loader,
+    build_normalize,
+    build_train_loader,
+)
 from gfl.build.model import (
     ASSIGNERS,
     BACKBONES,
@@ -31,6 +36,7 @@ __all__ = [
     "build_eval_loader",
     "build_loop_options",
     "build_model",
+    "build_normalize",
     "build_postprocess",
     "build_schedule",
     "build_state",

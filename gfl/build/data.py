@@ -1,6 +1,8 @@
 """Data sets and batches from a config."""
 
-from gfl.data.batch import padded_size
+import torch
+
+from gfl.data.batch import Normalize, padded_size
 from gfl.data.dataset import CocoDataset
 from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
@@ -20,6 +22,12 @@ def build_dataset(config: Config, split: str, class_names: tuple | None = None) 
         names = ", ".join(annotations for _, annotations in sources)
         raise UserError(f"data.{split} has no object at all ({names}): nothing to learn or find.")
     return dataset
+
+
+def build_normalize(config: Config, device: torch.device | str) -> Normalize:
+    """What makes the network's input of a batch's images."""
+    data = config.data
+    return Normalize(data.mean, data.std, device, data.color_order)
 
 
 def build_train_loader(config: Config, dataset):

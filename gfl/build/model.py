@@ -10,6 +10,7 @@ from gfl.models.box_representation import GeneralBox
 from gfl.models.detector import GFLDetector
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
+from gfl.models.quality import QUALITY_MODES, DistributionQuality
 from gfl.postprocess import Postprocess
 from gfl.schema import Config
 
@@ -48,11 +49,18 @@ def build_model(
     num_classes = agreed_num_classes(config, num_classes)
     name = model.backbone.name
     backbone = choose("model.backbone.name", name, BACKBONES)(
-        name, model.backbone.resolved_norm, model.backbone.resolved_frozen_stages
+        name,
+        model.backbone.resolved_norm,
+        model.backbone.resolved_frozen_stages,
+        model.backbone.deformable_stages,
+        model.backbone.deformable_version,
     )
     neck = choose("model.neck.name", model.neck.name, NECKS)(
         backbone.channels[-NUM_FEATURES:], backbone.strides[-NUM_FEATURES:], model.neck.channels
     )
+    quality = None
+    if choose("model.quality", model.quality, QUALITY_MODES).predictor:
+        quality = DistributionQuality(model.head.quality_top_k, model.head.quality_channels)
     head = choose("model.head.name", model.head.name, HEADS)(
         neck.channels,
         num_classes,
@@ -60,6 +68,8 @@ def build_model(
         len(neck.strides),
         model.head.channels,
         model.head.stacked_convs,
+        quality,
+        model.head.background_channel,
     )
     if load_pretrained and model.backbone.pretrained is not False:
         load_imagenet_weights(backbone, name, model.backbone.pretrained)
@@ -108,4 +118,5 @@ def build_postprocess(config: Config, distributions: bool = False) -> Postproces
         nms_iou=options.nms_iou,
         max_per_image=options.max_per_image,
         distributions=distributions,
+        background_channel=config.model.head.background_channel,
     )

@@ -9,7 +9,7 @@ from gfl.cli.command import is_first_process, require_folder, run, write_json
 def main(argv: list[str] | None = None) -> int:
     """`test CHECKPOINT [key=value ...]`; gives the exit status."""
     parser = argparse.ArgumentParser(prog="test", description=__doc__)
-    parser.add_argument("checkpoint", help="best.pt or last.pt; it carries config and classes")
+    parser.add_argument("checkpoint", help="best.pt, last.pt or a public .pth")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.path=FOLDER"
     )

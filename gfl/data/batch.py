@@ -53,8 +53,9 @@ class Normalize:
     """uint8 images to the network input: (x - mean) / std, and exactly 0 on the padding.
 
     Args:
-        mean, std: RGB, in 0..255.
+        mean, std: of the channels in `color_order`, in 0..255.
         device: where batches are normalised.
+        color_order: "rgb", or "bgr" for weights that want blue first (images stay RGB outside).
 
     Source: mmdet `DetDataPreprocessor` (normalises, then pads with 0).
     """
@@ -64,12 +65,15 @@ class Normalize:
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         device: torch.device | str = "cpu",
+        color_order: str = "rgb",
     ):
+        self.reverse = color_order == "bgr"
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
 
     def __call__(self, images: Tensor, input_sizes: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 and (B, 2) sizes without padding to (B, 3, H, W) float32."""
+        """(B, 3, H, W) uint8 RGB and (B, 2) sizes without padding to (B, 3, H, W) float32."""
+        images = images.flip(1) if self.reverse else images
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device)[:, None]
         columns = torch.arange(width, device=images.device)[None, :]

@@ -94,6 +94,15 @@ def save_checkpoint(path: Path, content: dict) -> None:
     write_atomically(path, lambda file: torch.save(content, file))
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a checkpoint of ours, found out without reading its tensors."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # not ours, whatever it is: who reads it says what is wrong
+        return False
+    return isinstance(content, dict) and content.get("format") == "gfl"
+
+
 def load_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint of ours on the CPU.
 

@@ -1,4 +1,7 @@
-"""Parameter names of mmdetection's GFL, and ours. Backbones share torchvision's names."""
+"""Parameter names of mmdetection's GFL and its forks, and ours.
+
+ResNets have torchvision's names on both sides, Res2Net's stem has timm's on ours.
+"""
 
 import re
 
@@ -6,7 +9,10 @@ from torch import Tensor
 
 # (pattern, replacement), tried in order; a replacement of None drops the entry.
 RENAMES: tuple[tuple[str, str | None], ...] = (
-    (r"bbox_head\.integral\.project", None),  # a constant
+    (r"bbox_head\.(integral|distribution_project)\.project", None),  # a constant
+    (r"backbone\.stem\.([01346])\.", r"backbone.conv1.\1."),  # Res2Net
+    (r"backbone\.stem\.7\.", "backbone.bn1."),
+    (r"(backbone\..*\.)conv2_offset\.", r"\1conv2.conv_offset."),  # the first GFocal fork
     (r"neck\.lateral_convs\.(\d)\.conv\.", r"neck.lateral.\1."),
     (r"neck\.fpn_convs\.([012])\.conv\.", r"neck.output.\1."),
     (r"neck\.fpn_convs\.3\.conv\.", r"neck.downsample.0."),
@@ -18,6 +24,7 @@ RENAMES: tuple[tuple[str, str | None], ...] = (
     (r"bbox_head\.gfl_cls\.", "head.cls_out."),
     (r"bbox_head\.gfl_reg\.", "head.box_out."),
     (r"bbox_head\.scales\.", "head.scales."),
+    (r"bbox_head\.reg_conf\.([02])\.", r"head.quality.net.\1."),  # GFocalV2
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gfl.boxes import aligned_iou, ltrb_to_xyxy, xyxy_to_ltrb
 from gfl.distributed import sum_over_ranks, world_size
-from gfl.losses.functional import giou_loss, quality_focal_loss
+from gfl.losses.functional import giou_loss, quality_focal_loss, quality_focal_loss_of_scores
 from gfl.structures import Assignment, Grid, Predictions, Targets
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class GFLCriterion:
         loss_box = giou_weight * sum(w * GIoU loss) / sum(w)
         loss_dfl = dfl_weight * sum(w * mean DFL of the four sides) / sum(w)
 
-    with w = the location's highest class score, detached. A positive's label in QFL is the IoU of
+    with w = the location's highest joint score, detached. A positive's label in QFL is the IoU of
     its own decoded box with its object, detached. `num_positives` is the sum over images of
     max(positives, 1); both normalisers are taken over all processes, `sum(w)` is at least 1.
 
@@ -88,10 +88,16 @@ class GFLCriterion:
         score_target = torch.zeros_like(cls_logits).index_put(
             (_image_numbers(slots), slots, gt_labels), slot_iou
         )
-        qfl = quality_focal_loss(cls_logits, score_target, self.beta)
+        if predictions.quality_logits is None:
+            qfl = quality_focal_loss(cls_logits, score_target, self.beta)
+        else:
+            scores = predictions.joint_scores()
+            qfl = quality_focal_loss_of_scores(scores, score_target, self.beta)
         qfl = (qfl.sum(-1) * assignment.weight).sum()
 
         weight = _rows(cls_logits.detach(), slots).amax(-1).sigmoid() * positive
+        if predictions.quality_logits is not None:
+            weight = weight * _rows(predictions.quality_logits.detach(), slots)[..., 0].sigmoid()
         giou = (giou_loss(boxes, gt_boxes) * weight).sum()
         dfl = self.box.density_loss(box_logits, xyxy_to_ltrb(centers, gt_boxes))
         dfl = (dfl * weight).sum()

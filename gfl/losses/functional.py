@@ -34,6 +34,28 @@ def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Ten
     return cross_entropy * distance.pow(beta)
 
 
+def quality_focal_loss_of_scores(scores: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
+    """Quality focal loss of scores that are products of probabilities, as GFLv2 has them.
+
+    The same formula as `quality_focal_loss`; a sigmoid that is 0 or 1 in float32 can not give an
+    infinite loss or gradient, since logarithms end at -100 and denominators at 1e-12.
+
+    Args:
+        scores: (..., C) in [0, 1].
+        target: (..., C) labels in [0, 1].
+        beta: focusing power, any value >= 0.
+
+    Returns:
+        (..., C) loss, unreduced.
+
+    Source: arXiv 2011.12885; GFocalV2 `quality_focal_loss` (use_sigmoid=False).
+    """
+    if beta < 0:
+        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    distance = (target - scores).abs().clamp(min=MIN_DISTANCE)
+    return F.binary_cross_entropy(scores, target, reduction="none") * distance.pow(beta)
+
+
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Distribution focal loss: raises the two bins beside a continuous target.
 

@@ -1,4 +1,4 @@
-"""ResNet backbones from torchvision, with the recipe's frozen parts, and their ImageNet weights."""
+"""ResNet backbones, with the recipe's frozen and deformable parts, and their ImageNet weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from gfl.errors import UserError
+from gfl.models.deformable import make_deformable
+from gfl.models.res2net import Res2Net
 
 # Constructors without weights, and the published ImageNet weights of each: a torchvision name, or
 # "timm/MODEL" where torchvision has none.
@@ -21,11 +23,12 @@ RESNETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: torchvision.models.ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4),
         "timm/resnext101_32x4d.gluon_in1k",
     ),
+    "res2net101_v1d": (Res2Net, "timm/res2net101d.in1k"),
 }
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet without its classifier; parameter names are torchvision's.
+    """A ResNet without its classifier; parameter names are torchvision's (or timm's).
 
     Args:
         name: a name of `RESNETS`.
@@ -33,6 +36,8 @@ class ResNet(nn.Module):
             reference's `norm_eval`; torchvision's `FrozenBatchNorm2d` would freeze both);
             "batch" learns statistics; "sync" learns them over all processes.
         frozen_stages: 0 trains everything, 1 freezes the stem and layer1, n freezes up to layer n.
+        deformable_stages: which of C2 ... C5 (layer1 ... layer4) have deformable convolutions.
+        deformable_version: 1 or 2, see `DeformableConv2d`.
 
     Attributes:
         channels: output channels of layer1 ... layer4.
@@ -43,13 +48,22 @@ class ResNet(nn.Module):
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name: str, norm: str = "frozen", frozen_stages: int = 1):
+    def __init__(
+        self,
+        name: str,
+        norm: str = "frozen",
+        frozen_stages: int = 1,
+        deformable_stages: tuple[int, ...] = (),
+        deformable_version: int = 2,
+    ):
         super().__init__()
         net = RESNETS[name][0]()
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2 = net.layer1, net.layer2
         self.layer3, self.layer4 = net.layer3, net.layer4
         self.channels = tuple(_output_channels(stage) for stage in self.stages)
+        for c in deformable_stages:
+            make_deformable(self.stages[c - 2], deformable_version)
         self.frozen_statistics = norm == "frozen"
         self.frozen_stages = frozen_stages
         for part in self.frozen_parts:
@@ -107,6 +121,9 @@ def load_imagenet_weights(backbone: ResNet, name: str, source: bool | str) -> No
     else:
         state = read_state_dict(Path(source))
     state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    # Classifiers have no offsets: those start at 0, where a deformable convolution is a plain one.
+    own = backbone.state_dict().items()
+    state.update((key, value) for key, value in own if ".conv_offset." in key)
     try:
         backbone.load_state_dict(state)
     except RuntimeError as error:

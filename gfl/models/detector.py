@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from gfl.grid import make_grid
+from gfl.models.head import HeadOutputs
 from gfl.structures import Predictions
 
 
@@ -25,22 +26,21 @@ class GFLDetector(nn.Module):
         self.head = head
         self.grid_origin = grid_origin
 
-    def tensors(self, images: Tensor) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    def tensors(self, images: Tensor) -> tuple[HeadOutputs, list[tuple[int, int]]]:
         """Plain tensors for compilers and exporters.
 
         Args:
             images: (B, 3, H, W) normalised, sides multiples of 32.
 
         Returns:
-            Class logits (B, N, C), box logits (B, N, K), and (h, w) of each level.
+            The head's logits, and (h, w) of each level.
         """
         levels = self.neck(self.backbone(images)[-len(self.neck.lateral) :])
         sizes = [tuple(level.shape[-2:]) for level in levels]
-        cls_logits, box_logits = self.head(levels)
-        return cls_logits, box_logits, sizes
+        return self.head(levels), sizes
 
     def forward(self, images: Tensor) -> Predictions:
         """(B, 3, H, W) normalised images to what is predicted at each of the N locations."""
-        cls_logits, box_logits, sizes = self.tensors(images)
+        logits, sizes = self.tensors(images)
         grid = make_grid(tuple(sizes), self.neck.strides, self.grid_origin, images.device)
-        return Predictions(cls_logits, box_logits, grid)
+        return Predictions(logits.cls_logits, logits.box_logits, grid, logits.quality_logits)

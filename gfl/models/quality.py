@@ -1,13 +1,67 @@
 """How classification and localisation quality become one score."""
 
-from torch import Tensor
+from dataclasses import dataclass
 
-from gfl.structures import Predictions
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
-def joint_scores(predictions: Predictions) -> Tensor:
-    """(B, N, C) scores in [0, 1]. The logit is the joint one, so nothing is multiplied in.
+@dataclass(frozen=True)
+class QualityMode:
+    """What a way of judging localisation quality consists of.
 
-    Source: arXiv 2006.04388 section 3.2; mmdet `GFLHead` (use_sigmoid).
+    Attributes:
+        predictor: the head has a `DistributionQuality`, whose quality multiplies the class score
+            in training and testing. Without one the class logit is the joint logit.
     """
-    return predictions.cls_logits.sigmoid()
+
+    predictor: bool = False
+
+
+QUALITY_MODES = {
+    # GFL: one logit is the expected IoU of the class (arXiv 2006.04388).
+    "joint": QualityMode(),
+    # GFLv2: the shape of the side distributions says how good the box is (arXiv 2011.12885).
+    "distribution_guided": QualityMode(predictor=True),
+}
+
+
+class DistributionQuality(nn.Module):
+    """Localisation quality from the shape of the four side distributions.
+
+    Of each side the `top_k` largest probabilities and their mean: sharp distributions have a
+    large first one. Two 1x1 convolutions make a logit of the 4 * (top_k + 1) numbers.
+
+    Args:
+        top_k: how many probabilities of each side.
+        channels: hidden channels.
+        add_mean: whether the mean of the top k is given too.
+
+    Source: arXiv 2011.12885 section 3.2; GFocalV2 `GFocalHead` (reg_topk=4, reg_channels=64,
+    add_mean=True).
+    """
+
+    def __init__(self, top_k: int = 4, channels: int = 64, add_mean: bool = True):
+        super().__init__()
+        self.top_k, self.add_mean = top_k, add_mean
+        self.net = nn.Sequential(
+            nn.Conv2d(4 * (top_k + add_mean), channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, 1, 1),
+        )
+        for conv in (self.net[0], self.net[2]):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def statistics(self, box_logits: Tensor) -> Tensor:
+        """(B, K, h, w) logits to (B, 4 * (top_k + 1), h, w): a side's top k, then their mean."""
+        probabilities = F.softmax(box_logits.float().unflatten(1, (4, -1)), dim=2)
+        top = probabilities.topk(self.top_k, dim=2).values
+        if self.add_mean:
+            top = torch.cat((top, top.mean(2, keepdim=True)), 2)
+        return top.flatten(1, 2)
+
+    def forward(self, box_logits: Tensor) -> Tensor:
+        """(B, K, h, w) logits of the sides to (B, 1, h, w) quality logits."""
+        return self.net(self.statistics(box_logits))

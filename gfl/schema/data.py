@@ -72,9 +72,11 @@ class Data(Section):
     test_size: Resize = Resize()
     augment: Augment = Augment()
     mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
-    """Subtracted from RGB in 0..255."""
+    """Subtracted from the channels in 0..255, in `color_order`."""
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
-    """Divides RGB after the mean is subtracted."""
+    """Divides the channels after the mean is subtracted."""
+    color_order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the network's input channels; bgr for weights of Caffe's tradition."""
     workers: Int = Field(default=2, ge=0)
     """Loading processes of each training process."""
     group_by_aspect: bool = True

@@ -18,6 +18,10 @@ class Backbone(Section):
     """Batch-norm statistics; default: frozen (kept) if pretrained, else batch (learned)."""
     frozen_stages: Int | None = Field(default=None, ge=0, le=4)
     """Stages that do not train; 1 is the stem and the first. Default: 1 with pretrained weights."""
+    deformable_stages: tuple[Literal[2, 3, 4, 5], ...] = ()
+    """Which of the stages C2 ... C5 have deformable 3x3 convolutions."""
+    deformable_version: Literal[1, 2] = 2
+    """1 moves the sampling points, 2 weighs them too."""
 
     @model_validator(mode="after")
     def _nothing_random_is_frozen(self):
@@ -56,6 +60,12 @@ class Head(Section):
     """Width of the towers; a group norm of 32 groups needs two channels in each."""
     stacked_convs: Int = Field(default=4, ge=1)
     """Depth of each tower."""
+    quality_top_k: Int = Field(default=4, ge=1)
+    """With quality: distribution_guided, how many probabilities of a side it looks at."""
+    quality_channels: Int = Field(default=64, ge=1)
+    """With quality: distribution_guided, the predictor's hidden channels."""
+    background_channel: bool = False
+    """A last class channel that is trained to 0 and never detected, as public GFLv2 files have."""
 
 
 class Model(Section):
@@ -64,6 +74,8 @@ class Model(Section):
     backbone: Backbone = Backbone()
     neck: Neck = Neck()
     head: Head = Head()
+    quality: str = "joint"
+    """A name of `gfl.models.quality.QUALITY_MODES`: joint (GFL) or distribution_guided (GFLv2)."""
     box: str = "general"
     """A name of `gfl.build.BOX_REPRESENTATIONS`."""
     reg_max: Int = Field(default=16, ge=1)
@@ -72,6 +84,16 @@ class Model(Section):
     """Taken from the data; stated, it must agree with the data."""
     grid_origin: Literal["corner", "pixel_center", "cell_center"] = "corner"
     """Pixel of the first location: 0, (stride - 1) / 2, or stride / 2."""
+
+    @model_validator(mode="after")
+    def _quality_sees_enough(self):
+        bins = self.reg_max + 1
+        if self.quality == "distribution_guided" and self.head.quality_top_k > bins:
+            raise ValueError(
+                f"head.quality_top_k is {self.head.quality_top_k}, but reg_max {self.reg_max} "
+                f"gives a side {bins} probabilities only"
+            )
+        return self
 
 
 class Assigner(Section):

@@ -1,0 +1,184 @@
+"""Public mmdetection, GFocal and GFocalV2 checkpoints as ours: `convert`, `open_checkpoint`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import gfl
+from gfl.build import build_model
+from gfl.config import CONFIG_FOLDER, Config, load_config, merge_values, parse_config
+from gfl.data.coco_classes import COCO_CLASSES
+from gfl.engine.checkpoint import is_checkpoint, load_checkpoint
+from gfl.errors import UserError
+from gfl.interop.mmdet import convert_state_dict
+from gfl.interop.public_file import PublicFile, read_public_file
+from gfl.interop.recognise import conventions, recognise_model, recognise_source
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Names and shapes of a file's tensors against a network's.
+
+    Attributes:
+        matched: names that both have, in one shape.
+        missing: names that only the network has.
+        unexpected: names that only the file has.
+        mismatched: name, the file's shape, the network's shape.
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple, tuple], ...]
+
+    def __str__(self) -> str:
+        mismatched = [f"{n} (file {got}, network {want})" for n, got, want in self.mismatched]
+        rows = [f"matched     {len(self.matched)}"]
+        for title, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("mismatched", mismatched),
+        ):
+            rows.append(f"{title:11s} {len(names)}" + "".join(f"\n    {name}" for name in names))
+        return "\n".join(rows)
+
+
+def compare(state: dict[str, Tensor], network: dict[str, Tensor]) -> Comparison:
+    """Compare a state dict with a network's, name by name."""
+    shared = [name for name in network if name in state]
+    return Comparison(
+        matched=tuple(n for n in shared if state[n].shape == network[n].shape),
+        missing=tuple(name for name in network if name not in state),
+        unexpected=tuple(name for name in state if name not in network),
+        mismatched=tuple(
+            (n, tuple(state[n].shape), tuple(network[n].shape))
+            for n in shared
+            if state[n].shape != network[n].shape
+        ),
+    )
+
+
+def open_checkpoint(path: str | Path) -> dict:
+    """The content of a checkpoint of ours, or of a public one, converted in memory.
+
+    Raises:
+        UserError: see `load_checkpoint` and `convert`.
+    """
+    return load_checkpoint(path) if is_checkpoint(path) else convert(path)[0]
+
+
+def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, Comparison]:
+    """Make a checkpoint of ours of a public one.
+
+    Args:
+        path: .pth of mmdetection, GFocal or GFocalV2.
+        config: a config whose `model` section says the architecture, in place of recognising it;
+            its conventions are then taken as they stand.
+
+    Returns:
+        What `save_checkpoint` takes (its `source` says where the weights come from), and the
+        comparison, in which nothing is missing, unexpected or mismatched.
+
+    Raises:
+        UserError: the file is unsafe or none of ours to read, or does not fit; the message holds
+            the comparison.
+    """
+    file = read_public_file(path)
+    state = {
+        name: tensor.detach().float() if tensor.is_floating_point() else tensor
+        for name, tensor in convert_state_dict(file.state).items()
+    }
+    if config is None:
+        chosen, name = _recognised_config(file, state)
+    else:
+        chosen, name = load_config(config), Path(config).stem
+    channels = state["head.cls_out.bias"].shape[0] if "head.cls_out.bias" in state else None
+    names, background = _classes(file, channels, chosen)
+    if background:
+        head = {"model": {"head": {"background_channel": True}}}
+        chosen = parse_config(merge_values(chosen.to_dict(), head), name)
+    with torch.device("meta"):
+        network = build_model(chosen, len(names), load_pretrained=False).state_dict()
+    for counter in (key for key in network if key.endswith(".num_batches_tracked")):
+        state.setdefault(counter, torch.zeros((), dtype=torch.int64))  # absent before torch 1.1
+    comparison = compare(state, network)
+    if len(comparison.matched) != len(network) or comparison.unexpected:
+        raise UserError(f"{path} does not fit {name}, for which it was taken:\n{comparison}")
+    content = {
+        "model": {key: state[key].contiguous() for key in network},
+        "weights": "converted",
+        "class_map": {"names": list(names), "category_ids": _category_ids(names)},
+        "config": chosen.to_dict(),
+        "step": 0,
+        "epoch": 0,
+        "versions": {"gfl": gfl.__version__},
+        "source": {
+            "file": file.path.name,
+            "sha256": file.sha256,
+            "project": recognise_source(file),
+            "project_version": file.version,
+            "licence": "Apache-2.0",
+            "config": name,
+            "left_out": list(file.dropped),
+        },
+    }
+    return content, comparison
+
+
+def _recognised_config(file: PublicFile, state: dict[str, Tensor]) -> tuple[Config, str]:
+    """The shipped config of the file's architecture, with the file's own conventions."""
+    model = recognise_model(state)
+    name = _shipped_name(model, file)
+    values = merge_values(load_config(name).to_dict(), {"model": model})
+    return parse_config(merge_values(values, conventions(file)), str(file.path)), name
+
+
+def _shipped_name(model: dict, file: PublicFile) -> str:
+    """The shipped config with this backbone and quality; of two, the schedule the file names."""
+
+    def key(section: dict) -> tuple:
+        backbone = section["backbone"]
+        stages = tuple(backbone.get("deformable_stages", ()))
+        return backbone["name"], stages, section.get("quality", "joint")
+
+    fitting = []
+    for path in sorted(CONFIG_FOLDER.glob("gfl*_fpn_*x.yaml")):
+        shipped = load_config(path).model.model_dump()
+        if key(shipped) == key(model):
+            fitting.append(path.stem)
+    if not fitting:
+        return "gfl_r50_fpn_1x"
+    longer = any(mark in file.path.name for mark in ("2x", "mstrain", "ms2x"))
+    return fitting[-1] if longer else fitting[0]
+
+
+def _classes(file: PublicFile, channels: int | None, config: Config) -> tuple[tuple, bool]:
+    """Class names, and whether the last class channel is no class.
+
+    Public GFLv2 files have one channel more than classes, since their loss is said to be no
+    sigmoid's.
+    """
+    names = file.class_names or tuple(COCO_CLASSES.values())
+    if channels in (None, len(names)):
+        return names, config.model.head.background_channel
+    if config.model.quality == "distribution_guided" and channels == len(names) + 1:
+        return names, True
+    if file.class_names is None:
+        raise UserError(
+            f"{file.path} has {channels} class channels and no class names in its meta: COCO's 80 "
+            "do not fit. Put the names there: meta['CLASSES'] = (...)."
+        )
+    raise UserError(
+        f"{file.path} names {len(names)} classes ({json.dumps(list(names)[:5])} ...), but its "
+        f"class output has {channels} channels."
+    )
+
+
+def _category_ids(names: tuple[str, ...]) -> list[int]:
+    """COCO's official ids if these are COCO's classes, else 1, 2, ..."""
+    if names == tuple(COCO_CLASSES.values()):
+        return list(COCO_CLASSES)
+    return list(range(1, len(names) + 1))
