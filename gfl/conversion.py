@@ -92,7 +92,10 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
         for name, tensor in convert_state_dict(file.state).items()
     }
     if config is None:
-        chosen, name = _recognised_config(file, state)
+        try:
+            chosen, name = _recognised_config(file, state)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     else:
         chosen, name = load_config(config), Path(config).stem
     channels = state["head.cls_out.bias"].shape[0] if "head.cls_out.bias" in state else None
@@ -133,7 +136,7 @@ def _recognised_config(file: PublicFile, state: dict[str, Tensor]) -> tuple[Conf
     model = recognise_model(state)
     name = _shipped_name(model, file)
     values = merge_values(load_config(name).to_dict(), {"model": model})
-    return parse_config(merge_values(values, conventions(file)), str(file.path)), name
+    return parse_config(merge_values(values, conventions(file)), name), name
 
 
 def _shipped_name(model: dict, file: PublicFile) -> str:

@@ -20,6 +20,7 @@ from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.engine.run_log import RunLog
 from gfl.engine.train import train_one_epoch
 from gfl.errors import UserError
+from gfl.initialise import initialise
 from gfl.visualize import draw_predictions, save_first_batches, save_picture
 from gfl.work_dir import describe_run, differences, start_work_dir
 
@@ -85,8 +86,13 @@ class _Run:
             len(self.class_names),
             self.options.steps_per_epoch,
             device,
-            load_pretrained=checkpoint is None,
+            load_pretrained=checkpoint is None and config.init_from is None,
         )
+        self.initialisation = None
+        if checkpoint is None and config.init_from is not None:
+            self.initialisation = initialise(self.state.model, self.class_names, config)
+            if self.state.ema:
+                self.state.ema.model.load_state_dict(self.state.model.state_dict())
         self.network = self.state.model
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -179,6 +185,8 @@ class _Run:
             f"{part} images; lr {train.lr:g} for {train.lr_batch_size or train.batch_size} images "
             f"-> {self.state.schedule.lr:g}"
         )
+        for line in str(self.initialisation or "").splitlines():
+            say(line)
         if checkpoint is not None:
             for line in differences(checkpoint["config"], self.config.to_dict()):
                 say(f"changed since the checkpoint: {line}")

@@ -149,7 +149,7 @@ def test_unknown_key_names_it_its_neighbours_and_the_closest():
     assert "Known keys here: epochs, batch_size," in message
     message = message_of({"trian": {}})
     assert "unknown key 'trian'; did you mean 'train'?" in message
-    assert "data, model, assigner, loss, postprocess, train, device" in message
+    assert "data, model, assigner, loss, postprocess, train, init_from" in message
     message = message_of({"model": {"backbone": {"zzz": 1}}})
     assert "unknown key 'model.backbone.zzz'. Known keys here: name, pretrained, norm" in message
     assert "did you mean" not in message

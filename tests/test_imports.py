@@ -77,10 +77,11 @@ FLOORS = {
     "interop/recognise.py": 2,
     "conversion.py": 6,
     "evaluation.py": 7,
-    "training.py": 7,
-    "cli/convert.py": 8,
-    "cli/test.py": 8,
-    "cli/train.py": 8,
+    "initialise.py": 7,
+    "training.py": 8,
+    "cli/convert.py": 9,
+    "cli/test.py": 9,
+    "cli/train.py": 9,
 }
 
 # Lines of a file with docstrings. No file needs an exception today.

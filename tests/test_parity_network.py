@@ -92,7 +92,7 @@ def test_parity_zoo_network(name, tmp_path):
     model.train()  # batch-norm statistics stay frozen all the same
     images = tensor(arrays["input"].astype(np.float32))
     features = model.backbone(images)
-    for level, feature in enumerate(features):
+    for level, feature in enumerate(features if "backbone.0.shape" in arrays else []):
         assert_map(arrays, f"backbone.{level}", feature)
     for level, feature in enumerate(model.neck(features[1:])):
         assert_map(arrays, f"neck.{level}", feature)
@@ -135,8 +135,10 @@ def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
     """Norms of every trained parameter's gradient; none for the frozen ones."""
     gradients = {name: p.grad for name, p in model.named_parameters()}
     names = [rename(str(name)) for name in arrays["param_grad.names"]]
-    frozen = {rename(str(name)) for name in arrays["frozen.names"]}
-    assert set(names) | frozen == set(gradients)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    if "frozen.names" in arrays:
+        assert frozen == {rename(str(name)) for name in arrays["frozen.names"]}
+    assert set(names) | frozen == set(gradients) and not set(names) & frozen
     assert all(gradients[name] is None for name in frozen)
     norms = np.array([gradients[name].double().norm().item() for name in names])
     np.testing.assert_allclose(norms, arrays["param_grad.l2"], rtol=1e-4, atol=5e-4)

@@ -18,9 +18,11 @@ from gfl.losses import (
     distribution_focal_loss,
     giou_loss,
     quality_focal_loss,
+    quality_focal_loss_of_scores,
 )
 from gfl.losses.functional import expectation
 from gfl.models.box_representation import GeneralBox
+from gfl.models.quality import DistributionQuality
 from gfl.postprocess import Postprocess
 from gfl.structures import ImageMeta, Predictions
 
@@ -69,6 +71,59 @@ def test_parity_quality_focal_loss(case):
     reduced.backward()
     assert_close(reduced, arrays[f"{case}.reduced"])
     assert_close(logits.grad, arrays[f"{case}.reduced_grad"])
+
+
+def test_parity_quality_focal_loss_of_scores():
+    """Rows 0 to 3 are scores of 0, 1, 0.5 and 1e-12, whose gradients have no stable value."""
+    arrays = reference("gflv2.npz")
+    scores = tensor(arrays["qfl_prob.pred"], grad=True)
+    target = one_hot_scores(arrays["qfl_prob.label"], arrays["qfl_prob.score"], scores.shape[1])
+    loss = quality_focal_loss_of_scores(scores, target).sum(1)
+    loss.sum().backward()
+    assert_close(loss[4:], arrays["qfl_prob.loss"][4:])
+    assert_close(scores.grad[4:], arrays["qfl_prob.grad"][4:])
+    assert loss.isfinite().all() and scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("case", ["dgqp", "dgqp_nomean"])
+def test_parity_distribution_quality(case):
+    """Statistics, quality, joint score and the gradients of a GFLv2 head without towers."""
+    arrays = reference("gflv2.npz")
+    x = tensor(arrays[f"{case}.x"], grad=True)
+    quality = DistributionQuality(top_k=4, channels=64, add_mean=case == "dgqp")
+    names = {"net.0": "reg_conf.0", "net.2": "reg_conf.2"}
+    quality.load_state_dict(
+        {
+            f"{ours}.{part}": tensor(arrays[f"{case}.param.{theirs}.{part}"])
+            for ours, theirs in names.items()
+            for part in ("weight", "bias")
+        }
+    )
+
+    def convolve(name: str) -> torch.Tensor:
+        weight, bias = (tensor(arrays[f"{case}.param.{name}.{p}"]) for p in ("weight", "bias"))
+        return torch.nn.functional.conv2d(x, weight, bias, padding=1)
+
+    cls_logits = convolve("gfl_cls")
+    box_logits = convolve("gfl_reg") * float(arrays[f"{case}.param.scales.1.scale"])
+    assert_close(cls_logits, arrays[f"{case}.cls_logit"])
+    assert_close(box_logits, arrays[f"{case}.bbox_pred"])
+    assert_close(quality.statistics(box_logits), arrays[f"{case}.stat"])
+    quality_logits = quality(box_logits)
+    assert_close(quality_logits.sigmoid(), arrays[f"{case}.quality"])
+
+    height, width = x.shape[-2:]
+    grid = make_grid(((height, width),), (8,))
+    rows = [m.flatten(2).transpose(1, 2) for m in (cls_logits, box_logits, quality_logits)]
+    scores = Predictions(rows[0], rows[1], grid, rows[2]).joint_scores()
+    scores = scores.transpose(1, 2).unflatten(2, (height, width))
+    assert_close(scores, arrays[f"{case}.cls_score"])
+    (scores * tensor(arrays[f"{case}.cotangent_score"])).sum().backward()
+    assert_close(x.grad, arrays[f"{case}.grad_x"])
+    for ours, theirs in names.items():
+        for part in ("weight", "bias"):
+            got = quality.get_parameter(f"{ours}.{part}").grad
+            assert_close(got, arrays[f"{case}.grad.{theirs}.{part}"], rtol=1e-4, atol=1e-5)
 
 
 def test_parity_distribution_focal_loss():

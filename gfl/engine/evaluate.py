@@ -31,16 +31,16 @@ def detect(
     """
     model.eval()
     device = normalize.mean.device
-    found, highest = {}, torch.tensor(-torch.inf, device=device)
+    found, highest = {}, torch.zeros((), device=device)
     for batch in loader:
         batch = batch.to(device, non_blocking=True)
         predictions = model(normalize(batch.images, batch.input_sizes))
-        highest = torch.maximum(highest, predictions.cls_logits.max())
+        highest = torch.maximum(highest, predictions.joint_scores().max())
         for meta, detections in zip(
             batch.metas, postprocess(predictions, batch.metas), strict=True
         ):
             found[meta.image_id] = detections.to("cpu")
-    return found, highest.sigmoid().item()
+    return found, highest.item()
 
 
 def to_coco_results(found: dict[int, Detections], category_ids: tuple[int, ...]) -> list[dict]:

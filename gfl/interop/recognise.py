@@ -29,8 +29,9 @@ def recognise_model(state: dict[str, Tensor]) -> dict:
     """
 
     def size(name: str, axis: int, default: int) -> int:
+        """Of a convolution's weight; the default where it lacks or is something else."""
         tensor = state.get(name)
-        return tensor.shape[axis] if tensor is not None and tensor.dim() > axis else default
+        return tensor.shape[axis] if tensor is not None and tensor.dim() == 4 else default
 
     backbone: dict = {"name": _backbone_name(state), "norm": "frozen", "frozen_stages": 1}
     offsets = {

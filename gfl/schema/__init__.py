@@ -4,11 +4,11 @@ One file a section. `gfl.build` checks the names of components and makes objects
 `gfl.config` reads files.
 """
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gfl.schema.data import Data
 from gfl.schema.model import Assigner, Loss, Model, Postprocess
-from gfl.schema.section import Section
+from gfl.schema.section import Probability, Section
 from gfl.schema.train import Train
 
 
@@ -21,8 +21,23 @@ class Config(Section):
     loss: Loss = Loss()
     postprocess: Postprocess = Postprocess()
     train: Train = Train()
+    init_from: str | None = None
+    """A checkpoint (of gfl, or a public .pth) whose weights a training starts from."""
+    init_min_matched: Probability = 0.9
+    """Least share of the network's tensors that `init_from` must hold."""
     device: str | None = Field(default=None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N; null takes a GPU where there is one."""
+
+    @model_validator(mode="after")
+    def _nothing_random_is_frozen(self):
+        backbone = self.model.backbone
+        frozen = backbone.norm == "frozen" or backbone.frozen_stages
+        if backbone.pretrained is False and self.init_from is None and frozen:
+            raise ValueError(
+                "model.backbone: pretrained: false with norm: frozen or frozen_stages > 0 would "
+                "freeze random weights. Leave both out, or set pretrained or init_from"
+            )
+        return self
 
     def to_dict(self) -> dict:
         """Plain values, as they go to YAML and checkpoints."""

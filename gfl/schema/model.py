@@ -23,15 +23,6 @@ class Backbone(Section):
     deformable_version: Literal[1, 2] = 2
     """1 moves the sampling points, 2 weighs them too."""
 
-    @model_validator(mode="after")
-    def _nothing_random_is_frozen(self):
-        if self.pretrained is False and (self.norm == "frozen" or self.frozen_stages):
-            raise ValueError(
-                "pretrained: false with norm: frozen or frozen_stages > 0 would freeze random "
-                "weights. Leave both out, or set pretrained"
-            )
-        return self
-
     @property
     def resolved_norm(self) -> str:
         return self.norm or ("batch" if self.pretrained is False else "frozen")

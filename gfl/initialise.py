@@ -1,0 +1,118 @@
+"""Starting a training from another detector's weights: `init_from` in the config."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from gfl.config import Config
+from gfl.conversion import Comparison, compare, open_checkpoint
+from gfl.errors import UserError
+
+CLASS_OUTPUT = ("head.cls_out.weight", "head.cls_out.bias")
+# Keys whose change makes the same weights see or say something else.
+CONVENTIONS = (
+    ("data", "color_order"),
+    ("data", "mean"),
+    ("data", "std"),
+    ("model", "grid_origin"),
+    ("model", "quality"),
+    ("postprocess", "pre_nms_rule"),
+)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """What was taken from a checkpoint.
+
+    Attributes:
+        source: the file.
+        comparison: tensors by name and shape; the class output counts as matched when its rows
+            have the network's width.
+        kept_classes: classes whose rows were copied.
+        new_classes: classes that start like any new network's.
+        changed: conventions that differ between the file and this config, as sentences.
+    """
+
+    source: str
+    comparison: Comparison
+    kept_classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def fraction(self) -> float:
+        """Share of the network's tensors that were taken over."""
+        seen = self.comparison
+        wanted = len(seen.matched) + len(seen.missing) + len(seen.mismatched)
+        return len(seen.matched) / wanted
+
+    def __str__(self) -> str:
+        kept = ", ".join(self.kept_classes) or "none"
+        new = ", ".join(self.new_classes) or "none"
+        lines = [
+            f"init_from {self.source}: {self.fraction:.1%} of the tensors",
+            *str(self.comparison).splitlines(),
+            f"classes with rows of the same name: {kept}",
+            f"classes that start anew: {new}",
+            *self.changed,
+        ]
+        return "\n".join(lines)
+
+
+def initialise(model: nn.Module, class_names: tuple[str, ...], config: Config) -> Initialisation:
+    """Copy what fits of `config.init_from` into a network.
+
+    Every tensor of the same name and shape is copied. Of the class output, whose rows are classes,
+    the rows of classes with the same name are, wherever they stand; others keep the network's own
+    start. Nothing is changed when it fails.
+
+    Args:
+        model: the network, on any device.
+        class_names: its classes, in order.
+        config: `init_from` is a checkpoint of ours or a public one, `init_min_matched` the least
+            share of tensors.
+
+    Raises:
+        UserError: the file can not be read, or too little of it fits.
+    """
+    content = open_checkpoint(config.init_from)
+    theirs: dict[str, Tensor] = dict(content.get("ema") or content["model"])
+    own = model.state_dict()
+    source_names = tuple(content["class_map"]["names"])
+    rows = [(n, source_names.index(c)) for n, c in enumerate(class_names) if c in source_names]
+    outputs = {}
+    for name in CLASS_OUTPUT:
+        if name in theirs and name in own and theirs[name].shape[1:] == own[name].shape[1:]:
+            output = own[name].clone()
+            for row, source_row in rows:
+                output[row] = theirs[name][source_row].to(output)
+            if len(output) > len(class_names) and len(theirs[name]) > len(source_names):
+                output[-1] = theirs[name][-1].to(output)  # the background channel of both
+            outputs[name] = output
+    theirs.update(outputs)
+    comparison = compare(theirs, own)
+    outcome = Initialisation(
+        source=str(config.init_from),
+        comparison=comparison,
+        kept_classes=tuple(class_names[row] for row, _ in rows) if outputs else (),
+        new_classes=tuple(c for c in class_names if not outputs or c not in source_names),
+        changed=tuple(_changed_conventions(content["config"], config.to_dict())),
+    )
+    if outcome.fraction < config.init_min_matched:
+        raise UserError(
+            f"only {outcome.fraction:.1%} of the network's tensors are in init_from="
+            f"{config.init_from}, expected {config.init_min_matched:.0%}. Use the config that the "
+            "file was trained with, or set init_min_matched lower if this is meant.\n"
+            f"{comparison}"
+        )
+    model.load_state_dict({**own, **{name: theirs[name] for name in comparison.matched}})
+    return outcome
+
+
+def _changed_conventions(theirs: dict, ours: dict) -> list[str]:
+    lines = []
+    for section, key in CONVENTIONS:
+        before, now = theirs[section].get(key), ours[section].get(key)
+        if before is not None and before != now:
+            lines.append(f"{section}.{key} was {before} there and is {now} here")
+    return lines
