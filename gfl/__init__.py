@@ -8,10 +8,20 @@ import importlib
 from gfl.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "evaluate", "train"]
+__all__ = ["UserError", "__version__", "evaluate", "load", "train"]
 
-_LAZY = {"train": "gfl.training", "evaluate": "gfl.evaluation"}
-_SUBMODULES = {"assigner", "boxes", "build", "config", "data", "engine", "losses", "models"}
+_LAZY = {"train": "gfl.training", "evaluate": "gfl.evaluation", "load": "gfl.predictor"}
+_SUBMODULES = {
+    "assigner",
+    "boxes",
+    "build",
+    "config",
+    "data",
+    "engine",
+    "losses",
+    "models",
+    "structures",
+}
 
 
 def __getattr__(name: str):

@@ -37,7 +37,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     Args:
         device: "cpu", "cuda", "cuda:1", or None for CUDA where there is one.
     """
-    local = _local_device(device)
+    local = local_device(device)
     on_gpu = local.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(local)
@@ -51,7 +51,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def _local_device(device: str | None) -> torch.device:
+def local_device(device: str | None) -> torch.device:
     """This process's device: torchrun's processes take one GPU each."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device is None and gpus == 0):

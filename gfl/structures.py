@@ -220,6 +220,8 @@ class Detections(_OnDevice):
         edge_std: (D, 4) standard deviation of each side's distribution, order ltrb, pixels of
             the original image.
         distributions: (D, 4, reg_max + 1) probabilities of each side's bins, or None.
+        names: the C class names, where they are known.
+        category_ids: the training data's own id of each class, where they are known.
     """
 
     boxes: Tensor
@@ -227,6 +229,8 @@ class Detections(_OnDevice):
     labels: Tensor
     edge_std: Tensor
     distributions: Tensor | None = None
+    names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
 
     def __post_init__(self):
         count = self.scores.shape[0]
@@ -239,3 +243,8 @@ class Detections(_OnDevice):
 
     def __len__(self) -> int:
         return self.scores.shape[0]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The D names of the detections' classes."""
+        return [self.names[label] for label in self.labels.tolist()]

@@ -471,7 +471,7 @@ def no_names(path, model):
     write_public_file(path, public_state(model))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -1,0 +1,201 @@
+"""Using a detector: `gfl.load(...)` and `.predict(...)`."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse as fuse_conv_bn
+
+from gfl import build
+from gfl.config import parse_config
+from gfl.conversion import open_checkpoint
+from gfl.data.batch import collate, padded_size
+from gfl.data.dataset import Sample
+from gfl.data.image import read_image
+from gfl.data.sampler import SampleKey
+from gfl.data.transforms import Transform
+from gfl.distributed import local_device
+from gfl.errors import UserError
+from gfl.structures import Detections
+
+NO_BOXES = np.zeros((0, 4), np.float32)
+
+
+def load(
+    checkpoint: str | Path,
+    device: str | None = None,
+    half: bool = False,
+    compile: bool = False,
+    fuse: bool = True,
+) -> "Detector":
+    """Make a detector of a file.
+
+    Args:
+        checkpoint: best.pt or last.pt of a training, or a public .pth of mmdetection, GFocal or
+            GFocalV2 (read without running what it contains).
+        device: "cpu", "cuda" or "cuda:N"; default: a GPU where there is one.
+        half: compute the network in half precision (fp16 on a GPU, bf16 on a CPU); boxes are
+            decoded in float32 all the same.
+        compile: let torch.compile make kernels for it; pays for many images.
+        fuse: fold batch-norm into the convolutions before it; changes outputs by rounding only.
+
+    Raises:
+        UserError: the file is missing, damaged, unsafe or of another kind, or there is no such
+            device.
+    """
+    content = open_checkpoint(checkpoint)
+    config = parse_config(content["config"], str(checkpoint))
+    names = tuple(content["class_map"]["names"])
+    model = build.build_model(config, len(names), load_pretrained=False)
+    model.load_state_dict(content.get("ema") or content["model"])
+    return Detector(
+        model,
+        config,
+        names,
+        tuple(content["class_map"]["category_ids"]),
+        device,
+        half,
+        compile,
+        fuse,
+    )
+
+
+class Detector:
+    """A network with everything around it: images in, `Detections` out.
+
+    Attributes:
+        class_names: name of each label.
+        category_ids: the training data's own id of each label.
+        config: what it was trained with.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config,
+        class_names: tuple[str, ...],
+        category_ids: tuple[int, ...],
+        device: str | None = None,
+        half: bool = False,
+        compile: bool = False,
+        fuse: bool = True,
+    ):
+        self.config, self.class_names, self.category_ids = config, class_names, category_ids
+        self.device = local_device(device)
+        self.half = half
+        model = model.eval().requires_grad_(False)
+        if fuse:
+            model.backbone = fuse_conv_bn(model.backbone)
+        self.model = model.to(self.device, memory_format=torch.channels_last)
+        if compile:
+            self.model.tensors = torch.compile(self.model.tensors, dynamic=True)
+        self.normalize = build.build_normalize(config, self.device)
+        size = config.data.test_size
+        self._short, self._transform = size.short_range[1], Transform(size.long)
+
+    def predict(
+        self,
+        images,
+        batch_size: int = 8,
+        score_threshold: float | None = None,
+        distributions: bool = False,
+    ) -> list[Detections]:
+        """Find objects.
+
+        Args:
+            images: a path, a PIL image, an (H, W, 3) uint8 RGB array, or any iterable of those.
+            batch_size: images computed together; images of different padded sizes never are, so
+                that the outcome does not depend on it.
+            score_threshold: default, the config's `postprocess.score_threshold`.
+            distributions: give each detection's side distributions too.
+
+        Returns:
+            One `Detections` an image, on the CPU, boxes in pixels of the upright image.
+
+        Raises:
+            UserError: something is no image.
+        """
+        return list(self.stream(images, batch_size, score_threshold, distributions))
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        images,
+        batch_size: int = 8,
+        score_threshold: float | None = None,
+        distributions: bool = False,
+    ) -> Iterator[Detections]:
+        """`predict`, one `Detections` at a time, for more images than memory holds."""
+        postprocess = build.build_postprocess(self.config, distributions)
+        if score_threshold is not None:
+            postprocess.score_threshold = score_threshold
+        images = iter(_as_iterable(images))
+        first = 0
+        while chunk := list(itertools.islice(images, batch_size)):
+            items = [self._item(image, first + n) for n, image in enumerate(chunk)]
+            first += len(chunk)
+            found: dict[int, Detections] = {}
+            for group in _by_padded_size(items):
+                for (_, meta), detections in zip(
+                    group, self._detect(group, postprocess), strict=True
+                ):
+                    found[meta.image_id] = detections
+            yield from (found[meta.image_id] for _, meta in items)
+
+    def _item(self, image, number: int):
+        sample = Sample(as_rgb(image), NO_BOXES, np.zeros(0, np.int64), NO_BOXES, number)
+        return self._transform(sample, SampleKey(number, 0, self._short))
+
+    def _detect(self, items: list, postprocess) -> list[Detections]:
+        batch = collate(items).to(self.device, non_blocking=True)
+        images = self.normalize(batch.images, batch.input_sizes)
+        images = images.contiguous(memory_format=torch.channels_last)
+        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.half):
+            predictions = self.model(images)
+        return [
+            replace(found.to("cpu"), names=self.class_names, category_ids=self.category_ids)
+            for found in postprocess(predictions, batch.metas)
+        ]
+
+
+def as_rgb(image) -> np.ndarray:
+    """A path, PIL image or array as (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(str(image))
+    if hasattr(image, "getexif"):  # PIL, without importing it for those who do not use it
+        from PIL import ImageOps
+
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        if image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return image
+    shape = getattr(image, "shape", None)
+    raise UserError(
+        f"an image is a {type(image).__name__}"
+        + (f" of shape {tuple(shape)}, {image.dtype}" if shape is not None else "")
+        + "; expected a path, a PIL image or an (H, W, 3) uint8 RGB array."
+    )
+
+
+def _as_iterable(images) -> Iterable:
+    one = isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif")
+    if not one and not isinstance(images, Iterable):
+        as_rgb(images)  # says what is wrong
+    return [images] if one else images
+
+
+def _by_padded_size(items: list) -> list[list]:
+    groups: dict[tuple[int, int], list] = {}
+    for item in items:
+        groups.setdefault(padded_size(item[1].input_size), []).append(item)
+    return list(groups.values())

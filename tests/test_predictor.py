@@ -1,0 +1,159 @@
+"""`gfl.load` and `.predict`: sources, batches, options, and what is refused."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from builders import tiny_config, write_coco
+from PIL import Image
+from test_conversion import small_model, write
+
+import gfl
+from gfl.build import build_model
+from gfl.engine.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("data"), {"val": 6}, size=(90, 128))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, folder):
+    """An untrained network whose scores are high enough to detect something everywhere."""
+    config = tiny_config(folder)
+    torch.manual_seed(1)
+    model = build_model(config, 2)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.8, 1.2)
+    torch.nn.init.normal_(model.head.cls_out.weight, std=0.5)
+    torch.nn.init.normal_(model.head.box_out.weight, std=0.5)
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    class_map = {"names": ["square", "disc"], "category_ids": [3, 7]}
+    content = {"model": model.state_dict(), "weights": "raw", "class_map": class_map}
+    save_checkpoint(path, {**content, "config": config.to_dict(), "step": 1, "epoch": 1})
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(checkpoint):
+    return gfl.load(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(folder):
+    return sorted((folder / "images").iterdir())
+
+
+def same(one, other, atol: float = 0.0) -> None:
+    assert len(one) == len(other)
+    for field in ("boxes", "scores", "edge_std"):
+        torch.testing.assert_close(getattr(one, field), getattr(other, field), rtol=0, atol=atol)
+    assert torch.equal(one.labels, other.labels)
+
+
+def test_detections_are_in_the_images_own_pixels(detector, files):
+    [found] = detector.predict(files[0])
+    height, width = cv2.imread(str(files[0])).shape[:2]
+    assert len(found) > 5
+    limit = torch.tensor([width, height, width, height])
+    assert (found.boxes >= 0).all() and (found.boxes <= limit + 1e-3).all()
+    assert found.boxes[:, 2].max() > width / 2
+    assert (found.scores.diff() <= 0).all() and (found.edge_std > 0).all()
+    assert set(found.class_names) <= {"square", "disc"}
+    assert found.class_names[0] == ("square", "disc")[found.labels[0]]
+
+
+def test_path_array_and_picture_are_the_same(detector, files):
+    array = cv2.cvtColor(cv2.imread(str(files[0])), cv2.COLOR_BGR2RGB)
+    [wanted] = detector.predict(str(files[0]))
+    for image in (Path(files[0]), array, Image.open(files[0]), np.asfortranarray(array)):
+        [found] = detector.predict([image])
+        same(found, wanted)
+
+
+def test_lists_and_generators_keep_their_order(detector, files):
+    alone = [detector.predict(file)[0] for file in files]
+    for images in (files, tuple(files), iter(files), (str(f) for f in files)):
+        together = detector.predict(images, batch_size=4)
+        for one, other in zip(alone, together, strict=True):
+            same(one, other, atol=1e-4)
+    assert detector.predict([]) == []
+
+
+def test_stream_reads_no_more_than_a_batch_ahead(detector, files):
+    read = []
+
+    def images():
+        for file in files:
+            read.append(file)
+            yield file
+
+    next(detector.stream(images(), batch_size=2))
+    assert len(read) == 2
+
+
+def test_folding_changes_outputs_by_rounding_only(checkpoint, files):
+    folded = gfl.load(checkpoint, device="cpu")
+    plain = gfl.load(checkpoint, device="cpu", fuse=False)
+
+    def norms(detector):
+        return [m for m in detector.model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+    assert norms(plain) and not norms(folded)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for one, other in zip(folded.model.tensors(images)[0], plain.model.tensors(images)[0]):
+            if one is not None:
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_threshold_and_distributions(detector, files):
+    [everything] = detector.predict(files[0])
+    cut = everything.scores[3].item()
+    [few] = detector.predict(files[0], score_threshold=cut, distributions=True)
+    assert len(few) == 3 and (few.scores > cut).all()
+    assert few.distributions.shape == (3, 4, 9)
+    torch.testing.assert_close(few.distributions.sum(-1), torch.ones(3, 4))
+
+
+def test_half_precision_stays_close(checkpoint, detector, files):
+    half = gfl.load(checkpoint, device="cpu", half=True)
+    [rough] = half.predict(files[0])
+    [exact] = detector.predict(files[0])
+    assert rough.boxes.dtype == torch.float32
+    assert abs(rough.scores[0] - exact.scores[0]) < 0.05
+
+
+def test_a_public_file_is_loaded_as_it_is(tmp_path, files):
+    path = write(tmp_path / "zoo.pth", small_model(), "history_legacy")
+    detector = gfl.load(path, device="cpu")
+    assert detector.class_names == ("cat", "dog", "owl")
+    assert isinstance(detector.predict(files[0])[0], gfl.structures.Detections)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.zeros((4, 4), np.uint8), "of shape (4, 4), uint8"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((3, 4, 4), np.uint8), "(3, 4, 4)"),
+        (np.zeros((0, 4, 3), np.uint8), "(0, 4, 3)"),
+        (3, "an image is a int"),
+        ([None], "an image is a NoneType"),
+        ("nowhere.jpg", "nowhere.jpg"),
+    ],
+)
+def test_what_is_no_image_is_named(image, says, detector):
+    with pytest.raises(gfl.UserError) as refusal:
+        detector.predict(image)
+    assert says in str(refusal.value)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(gfl.UserError, match="does not exist"):
+        gfl.load(tmp_path / "best.pt")
