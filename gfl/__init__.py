@@ -11,17 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "evaluate", "load", "train"]
 
 _LAZY = {"train": "gfl.training", "evaluate": "gfl.evaluation", "load": "gfl.predictor"}
-_SUBMODULES = {
-    "assigner",
-    "boxes",
-    "build",
-    "config",
-    "data",
-    "engine",
-    "losses",
-    "models",
-    "structures",
-}
+_SUBMODULES = "assigner boxes build config data engine losses models structures".split()
 
 
 def __getattr__(name: str):

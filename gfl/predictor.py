@@ -52,16 +52,8 @@ def load(
     names = tuple(content["class_map"]["names"])
     model = build.build_model(config, len(names), load_pretrained=False)
     model.load_state_dict(content.get("ema") or content["model"])
-    return Detector(
-        model,
-        config,
-        names,
-        tuple(content["class_map"]["category_ids"]),
-        device,
-        half,
-        compile,
-        fuse,
-    )
+    ids = tuple(content["class_map"]["category_ids"])
+    return Detector(model, config, names, ids, device, half, compile, fuse)
 
 
 class Detector:
@@ -141,10 +133,8 @@ class Detector:
             first += len(chunk)
             found: dict[int, Detections] = {}
             for group in _by_padded_size(items):
-                for (_, meta), detections in zip(
-                    group, self._detect(group, postprocess), strict=True
-                ):
-                    found[meta.image_id] = detections
+                numbers = [meta.image_id for _, meta in group]
+                found.update(zip(numbers, self._detect(group, postprocess), strict=True))
             yield from (found[meta.image_id] for _, meta in items)
 
     def _item(self, image, number: int):
@@ -175,7 +165,7 @@ def as_rgb(image) -> np.ndarray:
     if hasattr(image, "getexif"):  # PIL, without importing it for those who do not use it
         from PIL import ImageOps
 
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         if image.ndim == 3 and image.shape[2] == 3 and image.size:
             return image
