@@ -1,6 +1,7 @@
 """Public mmdetection, GFocal and GFocalV2 checkpoints as ours: `convert`, `open_checkpoint`."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +127,19 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
             "licence": "Apache-2.0",
             "config": name,
             "left_out": list(file.dropped),
+            "name_says_hash": _name_says_hash(file),
         },
     }
     return content, comparison
+
+
+def _name_says_hash(file: PublicFile) -> bool | None:
+    """Whether the hash in a name like x-25944287.pth is the file's; None without one.
+
+    mmdetection's files carry the first eight digits of their sha256.
+    """
+    stated = re.search(r"-([0-9a-f]{8})\.pth$", file.path.name)
+    return None if stated is None else file.sha256.startswith(stated[1])
 
 
 def _recognised_config(file: PublicFile, state: dict[str, Tensor]) -> tuple[Config, str]:

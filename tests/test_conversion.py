@@ -1,5 +1,6 @@
 """Public checkpoints: reading them safely, recognising them, converting them strictly."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -288,6 +289,17 @@ def test_the_command_prints_the_table(model, tmp_path, capsys):
     for word in ("missing     0", "unexpected  0", "mismatched  0", "corner", "Apache-2.0", "owl"):
         assert word in printed
     assert json.loads(table.read_text())["matched"] == len(model.state_dict())
+
+
+def test_the_hash_in_a_published_name_is_compared(model, tmp_path, capsys):
+    path = write(tmp_path / "plain.pth", model)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    right = path.rename(tmp_path / f"gfl_r18-{digest}.pth")
+    assert main([str(right), "--out", str(tmp_path / "a.pt")]) == 0
+    assert "warning" not in capsys.readouterr().out
+    wrong = right.rename(tmp_path / "gfl_r18-00000000.pth")
+    assert main([str(wrong), "--out", str(tmp_path / "a.pt")]) == 0
+    assert "is not the one in the file's name" in capsys.readouterr().out
 
 
 def test_a_given_config_says_the_architecture(model, tmp_path, capsys):

@@ -44,6 +44,9 @@ def convert(args: argparse.Namespace) -> None:
         print(f"{key:11s} {json.dumps(value)}")
     if source["left_out"]:
         print(f"left out    {len(source['left_out'])} averages that the weights already hold")
+    if source["name_says_hash"] is False:
+        print(f"warning     sha256 {source['sha256'][:8]}... is not the one in the file's name:")
+        print("            a damaged download, or not the published file")
     print(f"written     {args.out}")
     write_json(
         args.json,
