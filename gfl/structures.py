@@ -14,40 +14,22 @@ measured in strides ends in `_cells`. Sizes are (height, width).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from gfl.detections import Detections
+from gfl.tensors import OnDevice, check_shape
 
-def _check(name: str, value: Tensor, *shape: int | None) -> None:
-    """Compare a tensor's shape with the expected one; None accepts any size."""
-    if torch.compiler.is_compiling():
-        return
-    matches = value.dim() == len(shape) and all(
-        want is None or got == want for got, want in zip(value.shape, shape, strict=True)
-    )
-    if not matches:
-        expected = tuple("any" if want is None else want for want in shape)
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {expected}")
-
-
-class _OnDevice:
-    """`to` and `pin_memory` for dataclasses of tensors (and of such dataclasses)."""
-
-    def _map(self, function):
-        moved = {
-            field.name: function(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | _OnDevice)
-        }
-        return replace(self, **moved)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False):
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self):
-        return self._map(lambda value: value.pin_memory())
+__all__ = [
+    "Assignment",
+    "Batch",
+    "Detections",
+    "Grid",
+    "ImageMeta",
+    "Predictions",
+    "Targets",
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +50,7 @@ class ImageMeta:
 
 
 @dataclass(frozen=True)
-class Targets(_OnDevice):
+class Targets(OnDevice):
     """The objects of a batch, padded so that all sizes are known to the host. G = 0 is legal.
 
     Attributes:
@@ -89,16 +71,16 @@ class Targets(_OnDevice):
 
     def __post_init__(self):
         num_images, num_objects = self.boxes.shape[:2]
-        _check("boxes", self.boxes, num_images, num_objects, 4)
-        _check("labels", self.labels, num_images, num_objects)
-        _check("present", self.present, num_images, num_objects)
-        _check("valid_size", self.valid_size, num_images, 2)
-        _check("ignore_boxes", self.ignore_boxes, num_images, None, 4)
-        _check("ignore_present", self.ignore_present, num_images, self.ignore_boxes.shape[1])
+        check_shape("boxes", self.boxes, num_images, num_objects, 4)
+        check_shape("labels", self.labels, num_images, num_objects)
+        check_shape("present", self.present, num_images, num_objects)
+        check_shape("valid_size", self.valid_size, num_images, 2)
+        check_shape("ignore_boxes", self.ignore_boxes, num_images, None, 4)
+        check_shape("ignore_present", self.ignore_present, num_images, self.ignore_boxes.shape[1])
 
 
 @dataclass(frozen=True)
-class Batch(_OnDevice):
+class Batch(OnDevice):
     """Images and targets of one step.
 
     Attributes:
@@ -116,13 +98,13 @@ class Batch(_OnDevice):
 
     def __post_init__(self):
         num_images = len(self.metas)
-        _check("images", self.images, num_images, 3, None, None)
-        _check("input_sizes", self.input_sizes, num_images, 2)
-        _check("targets.boxes", self.targets.boxes, num_images, None, 4)
+        check_shape("images", self.images, num_images, 3, None, None)
+        check_shape("input_sizes", self.input_sizes, num_images, 2)
+        check_shape("targets.boxes", self.targets.boxes, num_images, None, 4)
 
 
 @dataclass(frozen=True)
-class Grid(_OnDevice):
+class Grid(OnDevice):
     """All locations of the pyramid, levels concatenated finest first, rows outer, columns inner.
 
     Attributes:
@@ -141,8 +123,8 @@ class Grid(_OnDevice):
 
     def __post_init__(self):
         num_locations = sum(height * width for height, width in self.level_sizes)
-        _check("centers", self.centers, num_locations, 2)
-        _check("strides", self.strides, num_locations)
+        check_shape("centers", self.centers, num_locations, 2)
+        check_shape("strides", self.strides, num_locations)
 
     @property
     def level_counts(self) -> list[int]:
@@ -151,7 +133,7 @@ class Grid(_OnDevice):
 
 
 @dataclass(frozen=True)
-class Predictions(_OnDevice):
+class Predictions(OnDevice):
     """What the network says about every location.
 
     Attributes:
@@ -169,10 +151,10 @@ class Predictions(_OnDevice):
     def __post_init__(self):
         num_images = self.cls_logits.shape[0]
         num_locations = self.grid.strides.shape[0]
-        _check("cls_logits", self.cls_logits, num_images, num_locations, None)
-        _check("box_logits", self.box_logits, num_images, num_locations, None)
+        check_shape("cls_logits", self.cls_logits, num_images, num_locations, None)
+        check_shape("box_logits", self.box_logits, num_images, num_locations, None)
         if self.quality_logits is not None:
-            _check("quality_logits", self.quality_logits, num_images, num_locations, 1)
+            check_shape("quality_logits", self.quality_logits, num_images, num_locations, 1)
 
     def joint_scores(self) -> Tensor:
         """(B, N, C) float32 scores in [0, 1]: the joint logit's sigmoid, times a quality if any.
@@ -204,47 +186,6 @@ class Assignment:
 
     def __post_init__(self):
         num_images, num_locations = self.gt_index.shape
-        _check("weight", self.weight, num_images, num_locations)
-        _check("slots", self.slots, num_images, None)
-        _check("slot_positive", self.slot_positive, *self.slots.shape)
-
-
-@dataclass(frozen=True)
-class Detections(_OnDevice):
-    """The boxes found in one image, best first.
-
-    Attributes:
-        boxes: (D, 4) xyxy, pixels of the original image.
-        scores: (D,) joint classification-IoU scores in [0, 1].
-        labels: (D,) int64 in [0, C).
-        edge_std: (D, 4) standard deviation of each side's distribution, order ltrb, pixels of
-            the original image.
-        distributions: (D, 4, reg_max + 1) probabilities of each side's bins, or None.
-        names: the C class names, where they are known.
-        category_ids: the training data's own id of each class, where they are known.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    edge_std: Tensor
-    distributions: Tensor | None = None
-    names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        count = self.scores.shape[0]
-        _check("boxes", self.boxes, count, 4)
-        _check("scores", self.scores, count)
-        _check("labels", self.labels, count)
-        _check("edge_std", self.edge_std, count, 4)
-        if self.distributions is not None:
-            _check("distributions", self.distributions, count, 4, None)
-
-    def __len__(self) -> int:
-        return self.scores.shape[0]
-
-    @property
-    def class_names(self) -> list[str]:
-        """The D names of the detections' classes."""
-        return [self.names[label] for label in self.labels.tolist()]
+        check_shape("weight", self.weight, num_images, num_locations)
+        check_shape("slots", self.slots, num_images, None)
+        check_shape("slot_positive", self.slot_positive, *self.slots.shape)

@@ -15,13 +15,14 @@ import gfl
 from gfl import build
 from gfl.config import Config, load_config
 from gfl.distributed import broadcast_buffers, is_main, process_group, world_size
+from gfl.drawing import save_picture
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.engine.run_log import RunLog
 from gfl.engine.train import train_one_epoch
 from gfl.errors import UserError
 from gfl.initialise import initialise
-from gfl.visualize import draw_predictions, save_first_batches, save_picture
+from gfl.visualize import draw_predictions, save_first_batches
 from gfl.work_dir import describe_run, differences, start_work_dir
 
 

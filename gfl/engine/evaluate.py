@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -45,23 +46,11 @@ def detect(
 
 def to_coco_results(found: dict[int, Detections], category_ids: tuple[int, ...]) -> list[dict]:
     """Detections as COCO result entries: xywh, original pixels, the data set's category ids."""
-    results = []
-    for image_id, detections in found.items():
-        boxes = detections.boxes.double().numpy()
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(
-            boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        )
-        results += [
-            {
-                "image_id": image_id,
-                "category_id": category_ids[label],
-                "bbox": box,
-                "score": score,
-            }
-            for box, score, label in rows
-        ]
-    return results
+    return [
+        entry
+        for image_id, detections in found.items()
+        for entry in replace(detections, category_ids=category_ids).to_coco(image_id)
+    ]
 
 
 def coco_metrics(

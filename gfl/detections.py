@@ -1,0 +1,136 @@
+"""The boxes found in one image, and what a user does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfl.errors import UserError, choose
+from gfl.tensors import OnDevice, check_shape
+
+# Detections below it are left out of pictures where no better threshold is known.
+DEFAULT_THRESHOLD = 0.3
+
+
+@dataclass(frozen=True)
+class Detections(OnDevice):
+    """The boxes found in one image, best first.
+
+    Attributes:
+        boxes: (D, 4) xyxy, pixels of the original image.
+        scores: (D,) joint classification-IoU scores in [0, 1].
+        labels: (D,) int64 in [0, C).
+        edge_std: (D, 4) standard deviation of each side's distribution, order ltrb, pixels of
+            the original image.
+        distributions: (D, 4, reg_max + 1) probabilities of each side's bins, or None.
+        names: the C class names, where they are known.
+        category_ids: the training data's own id of each class, where they are known.
+        thresholds: the score from which a class's detections are worth showing, where known.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    edge_std: Tensor
+    distributions: Tensor | None = None
+    names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        count = self.scores.shape[0]
+        check_shape("boxes", self.boxes, count, 4)
+        check_shape("scores", self.scores, count)
+        check_shape("labels", self.labels, count)
+        check_shape("edge_std", self.edge_std, count, 4)
+        if self.distributions is not None:
+            check_shape("distributions", self.distributions, count, 4, None)
+
+    def __len__(self) -> int:
+        return self.scores.shape[0]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The D names of the detections' classes."""
+        return [self.names[label] for label in self.labels.tolist()]
+
+    def select(self, rows: Tensor) -> Detections:
+        """Some of the detections: indices or a mask over D."""
+        return self._map(lambda values: values[rows])
+
+    def filter(
+        self, score: float | None = None, classes: Iterable[str] | None = None
+    ) -> Detections:
+        """Those above a score, of some classes.
+
+        Args:
+            score: default, each class's own of `thresholds`, or `DEFAULT_THRESHOLD`.
+            classes: names.
+
+        Raises:
+            UserError: a name that is no class.
+        """
+        cut = torch.full_like(self.scores, DEFAULT_THRESHOLD if score is None else score)
+        if score is None and self.thresholds:
+            cut = self.scores.new_tensor(self.thresholds)[self.labels]
+        kept = self.scores >= cut
+        if classes is not None:
+            label_of = {name: label for label, name in enumerate(self.names)}
+            wanted = [choose("class", name, label_of) for name in classes]
+            kept &= torch.isin(self.labels, self.labels.new_tensor(wanted))
+        return self.select(kept)
+
+    def to_coco(self, image_id: int) -> list[dict]:
+        """COCO result entries: xywh in original pixels, the training data's category ids."""
+        boxes = self.boxes.double().cpu().clone()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.category_ids[label],
+                "bbox": box,
+                "score": score,
+            }
+            for box, score, label in rows
+        ]
+
+    def to_supervision(self):
+        """`supervision.Detections`, with `class_name` and `edge_std` in its data.
+
+        Raises:
+            UserError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError:
+            raise UserError(
+                "supervision is not installed: pip install 'gfl-detection[supervision]'."
+            ) from None
+        return supervision.Detections(
+            xyxy=self.boxes.cpu().numpy(),
+            confidence=self.scores.cpu().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data={
+                "class_name": np.array(self.class_names),
+                "edge_std": self.edge_std.cpu().numpy(),
+            },
+        )
+
+    def draw(self, image: np.ndarray, doubt: bool = True) -> np.ndarray:
+        """A copy of the (H, W, 3) uint8 RGB image with the detections; see `draw_boxes`.
+
+        Args:
+            image: the one that they were found in.
+            doubt: show the standard deviation of each side as a band.
+        """
+        from gfl.drawing import draw_boxes
+
+        names = self.names or {label: str(label) for label in self.labels.tolist()}
+        deviations = self.edge_std.tolist() if doubt else None
+        labels, scores = self.labels.tolist(), self.scores.tolist()
+        return draw_boxes(image, self.boxes.tolist(), labels, names, scores, deviations)
