@@ -31,8 +31,10 @@ setup(
         "pyyaml",
         "tqdm",
     ],
+    entry_points={"console_scripts": ["gfl = gfl.cli.main:main"]},
     extras_require={
         "timm": ["timm"],
+        "supervision": ["supervision"],
         "dev": ["pytest", "ruff"],
     },
     classifiers=[

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse as fuse_conv_bn
 
-from gfl import build
+from gfl import build, tiling
 from gfl.config import parse_config
 from gfl.conversion import open_checkpoint
 from gfl.data.batch import collate, padded_size
@@ -136,6 +136,35 @@ class Detector:
                 numbers = [meta.image_id for _, meta in group]
                 found.update(zip(numbers, self._detect(group, postprocess), strict=True))
             yield from (found[meta.image_id] for _, meta in items)
+
+    def predict_tiled(
+        self,
+        image,
+        tile: int = 1024,
+        overlap: float = 0.25,
+        batch_size: int = 8,
+        score_threshold: float | None = None,
+    ) -> Detections:
+        """Find small objects in a large image: piece by piece, and in the whole.
+
+        Args:
+            image: as one of `predict`'s.
+            tile: side of a piece, pixels of the image; each is seen at the network's test size.
+            overlap: share of the side that neighbours have in common; objects up to that size are
+                whole in some piece.
+
+        Returns:
+            Detections of the whole image, no object twice.
+        """
+        image = as_rgb(image)
+        size = image.shape[:2]
+        places = tiling.windows(size, tile, overlap)
+        if len(places) > 1:
+            places.append((0, 0, size[1], size[0]))
+        pieces = (image[y1:y2, x1:x2] for x1, y1, x2, y2 in places)
+        options = self.config.postprocess
+        parts = self.predict(pieces, batch_size, score_threshold)
+        return tiling.merge(parts, places, size, options.nms_iou, options.max_per_image)
 
     def _item(self, image, number: int):
         sample = Sample(as_rgb(image), NO_BOXES, np.zeros(0, np.int64), NO_BOXES, number)

@@ -1,0 +1,66 @@
+"""Find objects in images, folders, videos or a camera's picture, and draw them."""
+
+import argparse
+import json
+import sys
+
+from gfl.cli.command import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`predict CHECKPOINT SOURCE... --out DIR`; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="predict", description=__doc__)
+    parser.add_argument("checkpoint", help="best.pt, a public .pth, or an exported .onnx")
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="image, folder, glob, video or camera number"
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="for pictures, predictions.json"
+    )
+    parser.add_argument(
+        "--score", type=float, metavar="S", help="show and write detections from this score on"
+    )
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
+    parser.add_argument("--tile", type=int, metavar="PX", help="look at large images in pieces")
+    parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring pieces")
+    parser.add_argument("--batch-size", type=int, default=8, help="images computed together")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N")
+    parser.add_argument("--half", action="store_true", help="compute in half precision")
+    parser.add_argument("--no-pictures", action="store_true", help="predictions.json only")
+    parser.add_argument("--frames", type=int, metavar="N", help="stop a video or camera after N")
+    args = parser.parse_intermixed_args(argv)
+    return run(lambda: predict(args))
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Detect, draw, write."""
+    from gfl.errors import UserError
+
+    if args.batch_size < 1 or (args.tile is not None and args.tile < 64):
+        raise UserError("--batch-size is at least 1, --tile at least 64 pixels.")
+    if not 0 <= args.overlap < 0.9:
+        raise UserError(f"--overlap is {args.overlap}, expected 0 to 0.9.")
+    from gfl.predicting import Prediction, predict_sources
+    from gfl.predictor import load
+    from gfl.sources import find_sources
+
+    sources = find_sources(args.sources)
+    detector = load(args.checkpoint, args.device, args.half)
+    prediction = Prediction(
+        out=args.out,
+        score=args.score,
+        classes=args.classes,
+        tile=args.tile,
+        overlap=args.overlap,
+        batch_size=args.batch_size,
+        pictures=not args.no_pictures,
+        frames=args.frames,
+    )
+    summary = predict_sources(detector, sources, prediction)
+    for path, reason in summary["skipped"].items():
+        print(f"skipped {path}: {reason}", file=sys.stderr)
+    if not summary["images"]:
+        raise UserError(f"none of the {len(sources)} sources could be read.")
+    counts = json.dumps(summary["per_class"])
+    print(f"{summary['images']} images, {summary['detections']} detections: {counts}")
+    print(f"written: {args.out}")

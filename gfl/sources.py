@@ -1,0 +1,139 @@
+"""Where pictures to predict on come from: files, folders, globs, videos, cameras."""
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gfl.data.image import read_image
+from gfl.errors import UserError
+
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image file, one video file or one camera.
+
+    Attributes:
+        path: the file, or "camera N".
+        name: where its output goes, relative to the output folder, with the file's ending.
+        camera: the camera's number, or None.
+    """
+
+    path: str
+    name: Path
+    camera: int | None = None
+
+    @property
+    def is_video(self) -> bool:
+        return self.camera is not None or Path(self.path).suffix.lower() in VIDEO_ENDINGS
+
+
+def find_sources(arguments: list[str]) -> list[Source]:
+    """What the user names, in order; the output names are distinct.
+
+    Args:
+        arguments: image or video files, folders (searched at every depth), globs, camera numbers.
+
+    Raises:
+        UserError: a name that is nothing of that, or a folder without images.
+    """
+    found: list[Source] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_ENDINGS)
+            if not files:
+                raise UserError(
+                    f"folder {path} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})."
+                )
+            found += [Source(str(file), file.relative_to(path)) for file in files]
+        elif path.is_file():
+            if path.suffix.lower() not in IMAGE_ENDINGS | VIDEO_ENDINGS:
+                known = ", ".join(sorted(IMAGE_ENDINGS | VIDEO_ENDINGS))
+                raise UserError(f"{path} is neither image nor video by its ending: {known}.")
+            found.append(Source(argument, Path(path.name)))
+        elif argument.isdigit():
+            found.append(
+                Source(f"camera {argument}", Path(f"camera_{argument}.mp4"), int(argument))
+            )
+        else:
+            files = sorted(f for f in glob.glob(argument, recursive=True) if Path(f).is_file())
+            if not files:
+                raise UserError(
+                    f"{argument} is no file, folder, camera number or pattern that matches a file."
+                )
+            found += find_sources(files)
+    return _with_distinct_names(found)
+
+
+def _with_distinct_names(sources: list[Source]) -> list[Source]:
+    taken: set[Path] = set()
+    distinct = []
+    for source in sources:
+        name, number = source.name, 1
+        while name in taken:
+            number += 1
+            name = source.name.with_stem(f"{source.name.stem}_{number}")
+        taken.add(name)
+        distinct.append(Source(source.path, name, source.camera))
+    return distinct
+
+
+class Video:
+    """Frames of a video file or a camera, one at a time, (H, W, 3) uint8 RGB.
+
+    Attributes:
+        rate: frames a second.
+        length: number of frames, or None where it is not known.
+    """
+
+    def __init__(self, source: Source):
+        """Raises UserError if it can not be opened."""
+        self._capture = cv2.VideoCapture(source.path if source.camera is None else source.camera)
+        if not self._capture.isOpened():
+            raise UserError(f"cannot read {source.path}: no such camera, or no video OpenCV knows.")
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        length = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.length = length if source.camera is None and length > 0 else None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while True:
+            read, frame = self._capture.read()
+            if not read:
+                self._capture.release()
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+class VideoWriter:
+    """Writes frames to a video file; the first one decides the size."""
+
+    def __init__(self, path: Path, rate: float):
+        self.path, self.rate, self._writer = path, rate, None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Add an (H, W, 3) uint8 RGB frame; raises UserError if the file can not be written."""
+        if self._writer is None:
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), code, self.rate, frame.shape[1::-1])
+            if not self._writer.isOpened():
+                raise UserError(f"cannot write video {self.path}.")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+
+def read_or_explain(path: str) -> np.ndarray | UserError:
+    """The image, or why there is none."""
+    try:
+        return read_image(path)
+    except UserError as error:
+        return error
