@@ -33,7 +33,7 @@ setup(
     ],
     extras_require={
         "timm": ["timm"],
-        "dev": ["pytest", "ruff"],
+        "dev": ["pytest", "ruff", "timm"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
