@@ -268,12 +268,13 @@ def test_copies_layouts_and_exports_are_the_model(name):
     [
         ("timm/vit_tiny_patch16_224", ["Input height (96)", "224 x 224", "strides 16."]),
         ("timm/xcit_nano_12_p8_224", ["gives features of strides 8;", "needs 8, 16 and 32"]),
-        ("torchvision/vit_b_16", ["can not read", "224 x 224", "strides 16."]),
+        ("torchvision/maxvit_t", ["can not read", "224 x 224", "strides 4, 8, 16, 32."]),
         ("torchvision/squeezenet1_1", ["strides none", "needs 8, 16 and 32"]),
         ("timm/resnet19", ["unknown", "did you mean 'timm/resnet18'?"]),
         ("timm/resnet18.a9_in1k", ["tag", "did you mean 'timm/resnet18.a"]),
         ("torchvision/resnet19", ["unknown", "did you mean 'torchvision/resnet18'?"]),
         ("torchvision/fcn_resnet50", ["unknown"]),  # a segmentation network
+        ("tim/resnet18", ["did you mean 'resnet18'?", "timm/NAME, torchvision/NAME"]),
     ],
 )
 def test_refused_names_say_why(name, words):

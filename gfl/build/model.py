@@ -40,7 +40,8 @@ def build_backbone(options: Backbone, load_pretrained: bool = True) -> nn.Module
         if load:
             backbone.load_weights(options.pretrained)
         return backbone
-    backbone = choose("model.backbone.name", options.name, BACKBONES)(*settings)
+    others = {f"{library}/NAME": FeatureBackbone for library in LIBRARIES}
+    backbone = choose("model.backbone.name", options.name, {**BACKBONES, **others})(*settings)
     if load:
         load_imagenet_weights(backbone, options.name, options.pretrained)
     if options.resolved_norm == "sync":
