@@ -35,7 +35,7 @@ setup(
     extras_require={
         "timm": ["timm"],
         "supervision": ["supervision"],
-        "dev": ["pytest", "ruff"],
+        "dev": ["pytest", "ruff", "timm"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

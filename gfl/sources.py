@@ -50,7 +50,7 @@ def find_sources(arguments: list[str]) -> list[Source]:
             files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_ENDINGS)
             if not files:
                 raise UserError(
-                    f"folder {path} holds no image ({', '.join(sorted(IMAGE_ENDINGS))})."
+                    f"folder {path} holds no image : {', '.join(sorted(IMAGE_ENDINGS))}."
                 )
             found += [Source(str(file), file.relative_to(path)) for file in files]
         elif path.is_file():

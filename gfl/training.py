@@ -18,6 +18,7 @@ from gfl.distributed import broadcast_buffers, is_main, process_group, world_siz
 from gfl.drawing import save_picture
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.engine.evaluate import evaluate as evaluate_model
+from gfl.engine.optim import describe_rates
 from gfl.engine.run_log import RunLog
 from gfl.engine.train import train_one_epoch
 from gfl.errors import UserError
@@ -179,7 +180,10 @@ class _Run:
             say(f"{split}: " + ", ".join(f"{count} {what}" for what, count in report.items()))
         count = sum(p.numel() for p in self.state.model.parameters())
         trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
-        say(f"model: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} million train")
+        rates = describe_rates(self.state.optimizer)
+        say(
+            f"model: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} million train{rates}"
+        )
         part = train.batch_size // world_size() // train.accumulate
         say(
             f"batch: {train.batch_size} = {world_size()} processes x {train.accumulate} parts x "

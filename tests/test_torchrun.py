@@ -71,6 +71,21 @@ def test_the_log_says_how_the_batch_is_divided(trained):
     assert "batch: 4 = 2 processes x 1 parts x 2 images" in (trained / "2" / "log.txt").read_text()
 
 
+def test_two_processes_train_what_is_not_frozen(folder, tmp_path):
+    """DDP stops at a parameter that no gradient reaches: it must not be told of any."""
+    values = tiny_values(folder, epochs=1, freeze=["backbone.body.stage2"], lr_factors={"head": 2})
+    values["model"]["backbone"] = {"name": "timm/hrnet_w18_small", "pretrained": False}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    script = str(REPOSITORY / "tools/train.py")
+    run(*TORCHRUN, "29614", script, str(tmp_path / "c.yaml"), "--work-dir", str(tmp_path / "run"))
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert last["step"] == 2
+    counts = {k: int(v) for k, v in last["model"].items() if "num_batches_tracked" in k}
+    # Every other norm, of the maps that are not used too, has seen the two steps.
+    assert {k.split(".")[2] for k, v in counts.items() if v == 0} == {"stage2"}
+    assert {v for k, v in counts.items() if ".stage2." not in k} == {2}
+
+
 def test_ap_does_not_depend_on_processes_or_batch_size(trained):
     test = [str(REPOSITORY / "tools/test.py"), str(trained / "1" / "last.pt"), "--json"]
     for name, size in (("a", 1), ("b", 4)):

@@ -8,11 +8,13 @@ from gfl.losses.criterion import GFLCriterion
 from gfl.models.backbone import RESNETS, ResNet, load_imagenet_weights
 from gfl.models.box_representation import GeneralBox
 from gfl.models.detector import GFLDetector
+from gfl.models.feature_backbone import LIBRARIES, FeatureBackbone
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
 from gfl.models.quality import QUALITY_MODES, DistributionQuality
 from gfl.postprocess import Postprocess
 from gfl.schema import Config
+from gfl.schema.model import Backbone
 
 BACKBONES = dict.fromkeys(RESNETS, ResNet)
 NECKS = {"fpn": FPN}
@@ -30,6 +32,31 @@ def build_box_representation(config: Config) -> GeneralBox:
     return part(config.model.reg_max)
 
 
+def build_backbone(options: Backbone, load_pretrained: bool = True) -> nn.Module:
+    """The network that gives features: a name of `BACKBONES`, timm/NAME or torchvision/NAME."""
+    settings = options.name, options.resolved_norm, options.resolved_frozen_stages
+    load = load_pretrained and options.pretrained is not False
+    if options.name.partition("/")[0] in LIBRARIES:
+        if options.deformable_stages:
+            raise UserError(
+                f"model.backbone.deformable_stages needs a name of {', '.join(BACKBONES)}, not "
+                f"{options.name!r}."
+            )
+        backbone = FeatureBackbone(*settings)
+        if load:
+            backbone.load_weights(options.pretrained)
+        return backbone
+    others = {f"{library}/NAME": FeatureBackbone for library in LIBRARIES}
+    backbone = choose("model.backbone.name", options.name, {**BACKBONES, **others})(
+        *settings, options.deformable_stages, options.deformable_version
+    )
+    if load:
+        load_imagenet_weights(backbone, options.name, options.pretrained)
+    if options.resolved_norm == "sync":
+        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    return backbone
+
+
 def build_model(
     config: Config, num_classes: int | None = None, load_pretrained: bool = True
 ) -> GFLDetector:
@@ -42,22 +69,20 @@ def build_model(
             weights follow.
 
     Raises:
-        UserError: an unknown component, no number of classes or two that differ, or weights that
-            can not be had.
+        UserError: an unknown component, no number of classes or two that differ, strides that
+            are not those declared, or weights that can not be had.
     """
     model = config.model
     num_classes = agreed_num_classes(config, num_classes)
-    name = model.backbone.name
-    backbone = choose("model.backbone.name", name, BACKBONES)(
-        name,
-        model.backbone.resolved_norm,
-        model.backbone.resolved_frozen_stages,
-        model.backbone.deformable_stages,
-        model.backbone.deformable_version,
-    )
+    backbone = build_backbone(model.backbone, load_pretrained)
     neck = choose("model.neck.name", model.neck.name, NECKS)(
         backbone.channels[-NUM_FEATURES:], backbone.strides[-NUM_FEATURES:], model.neck.channels
     )
+    if model.strides not in (None, neck.strides):
+        raise UserError(
+            f"model.strides is {list(model.strides)}, but {model.backbone.name} and "
+            f"{model.neck.name} have {list(neck.strides)}. Leave model.strides out to take those."
+        )
     quality = None
     if choose("model.quality", model.quality, QUALITY_MODES).predictor:
         quality = DistributionQuality(model.head.quality_top_k, model.head.quality_channels)
@@ -71,10 +96,6 @@ def build_model(
         quality,
         model.head.background_channel,
     )
-    if load_pretrained and model.backbone.pretrained is not False:
-        load_imagenet_weights(backbone, name, model.backbone.pretrained)
-    if model.backbone.resolved_norm == "sync":
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
     return GFLDetector(backbone, neck, head, model.grid_origin)
 
 

@@ -8,6 +8,7 @@ from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.train import LoopOptions
 from gfl.errors import UserError
+from gfl.models.trainable import rate_factors
 from gfl.schema import Config
 
 
@@ -54,6 +55,10 @@ def build_state(
     if config.model.backbone.resolved_norm == "sync" and device.type == "cpu":
         raise UserError("model.backbone.norm: sync needs GPUs; on the CPU use norm: batch.")
     model = build_model(config, num_classes, load_pretrained)
+    model.freeze(train.freeze)
+    factors = None
+    if train.lr_factors or train.layer_decay is not None:
+        factors = rate_factors(model, train.lr_factors, train.layer_decay)
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)
     averages = train.ema_decay is not None
@@ -65,6 +70,7 @@ def build_state(
             train.momentum,
             train.weight_decay,
             train.decay_norm_and_bias,
+            factors,
         ),
         schedule=build_schedule(config, steps_per_epoch),
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),

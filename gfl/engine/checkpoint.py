@@ -45,12 +45,19 @@ class TrainState:
         """The network that is evaluated and kept: the averaged one where there is one."""
         return self.ema.model if self.ema else self.model
 
+    @property
+    def trained(self) -> list[list[str]]:
+        """Names of the parameters in each of the optimiser's groups."""
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        return [[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
+
     def state_dict(self) -> dict:
         """Plain values and tensors."""
         return {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
+            "trained": self.trained,
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
             "step": self.step,
@@ -65,13 +72,15 @@ class TrainState:
         if self.ema:
             self.ema.model.load_state_dict(state["ema"] or state["model"])
         # Moments come from the checkpoint, settings such as weight decay from the config.
-        settings = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in self.optimizer.param_groups
-        ]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, setting in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(setting)
+        trained = state.get("trained", self.trained)
+        if trained != self.trained:
+            raise ValueError(
+                "the parameters that train, or the groups of a common learning rate and weight "
+                "decay, are others than in the checkpoint"
+            )
+        groups = zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=True)
+        settings = [{**group, "params": saved["params"]} for group, saved in groups]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"].cpu())
         self.step, self.evaluated_step = state["step"], state["evaluated_step"]

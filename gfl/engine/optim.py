@@ -53,18 +53,33 @@ def make_optimizer(
     momentum: float = 0.9,
     weight_decay: float = 0.0001,
     decay_norm_and_bias: bool = True,
+    factors: dict[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """A fused SGD or AdamW over the parameters that train; the schedule sets its rate.
 
     Fused, because such an optimiser skips a step on the device when its `found_inf` is 1.
+
+    Args:
+        model: what is trained.
+        name: "sgd" or "adamw".
+        momentum: of SGD.
+        weight_decay: L2 penalty (SGD), or decoupled decay (AdamW).
+        decay_norm_and_bias: whether it acts on parameters of at most one dimension too.
+        factors: for each parameter's name, what its rate is multiplied by. The groups then have
+            an `lr_factor`, one or two groups (see above) for each factor that occurs.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [{"params": trained, "weight_decay": weight_decay}]
-    if not decay_norm_and_bias:
-        groups = [
-            {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-        ]
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    trained = [parameter for _, parameter in named]
+    groups = []
+    for factor in dict.fromkeys(factors[n] for n, _ in named) if factors else [None]:
+        members = [p for n, p in named if not factors or factors[n] == factor]
+        setting = {"lr_factor": factor} if factors else {}
+        if decay_norm_and_bias:
+            groups.append({"params": members, "weight_decay": weight_decay, **setting})
+            continue
+        weights, others = [p for p in members if p.dim() > 1], [p for p in members if p.dim() <= 1]
+        groups.append({"params": weights, "weight_decay": weight_decay, **setting})
+        groups.append({"params": others, "weight_decay": 0.0, **setting})
     if name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=True)
         # A first step that is skipped would leave the buffers that torch makes uninitialised.
@@ -72,3 +87,15 @@ def make_optimizer(
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def describe_rates(optimizer: torch.optim.Optimizer) -> str:
+    """How many parameters train at which factor, for the log; nothing when there is one rate."""
+    counts: dict[float, int] = {}
+    for group in optimizer.param_groups:
+        factor = group.get("lr_factor", 1.0)
+        counts[factor] = counts.get(factor, 0) + sum(p.numel() for p in group["params"])
+    if set(counts) == {1.0}:
+        return ""
+    parts = [f"{counts[factor] / 1e6:.2f} million at lr x {factor:g}" for factor in sorted(counts)]
+    return f": {', '.join(parts)}"

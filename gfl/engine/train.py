@@ -98,7 +98,7 @@ def train_step(
     statistics = _learned_statistics(state.model)
     before = [value.clone() for value in statistics]
     for group in state.optimizer.param_groups:
-        group["lr"] = state.schedule(state.step)
+        group["lr"] = state.schedule(state.step) * group.get("lr_factor", 1.0)
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):

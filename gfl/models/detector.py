@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from gfl.grid import make_grid
 from gfl.models.head import HeadOutputs
+from gfl.models.trainable import freeze, keep_statistics
 from gfl.structures import Predictions
 
 
@@ -25,6 +26,18 @@ class GFLDetector(nn.Module):
         self.neck = neck
         self.head = head
         self.grid_origin = grid_origin
+        self.frozen: tuple[str, ...] = ()
+
+    def freeze(self, prefixes: tuple[str, ...]) -> None:
+        """Stop modules from training, their batch-norm statistics included; see `freeze`."""
+        freeze(self, prefixes)
+        self.frozen = tuple(prefixes)
+
+    def train(self, mode: bool = True) -> "GFLDetector":
+        super().train(mode)
+        for name in self.frozen:
+            keep_statistics(self.get_submodule(name))
+        return self
 
     def tensors(self, images: Tensor) -> tuple[HeadOutputs, list[tuple[int, int]]]:
         """Plain tensors for compilers and exporters.

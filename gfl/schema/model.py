@@ -11,9 +11,9 @@ class Backbone(Section):
     """What turns images into features."""
 
     name: str = "resnet50"
-    """A name of `gfl.build.BACKBONES`."""
+    """A name of `gfl.build.BACKBONES`, timm/NAME, or torchvision/NAME."""
     pretrained: bool | str = True
-    """ImageNet weights: true (downloaded once), a file, or false for training from scratch."""
+    """Published weights: true (downloaded once), a file, or false for training from scratch."""
     norm: Literal["frozen", "batch", "sync"] | None = None
     """Batch-norm statistics; default: frozen (kept) if pretrained, else batch (learned)."""
     frozen_stages: Int | None = Field(default=None, ge=0, le=4)
@@ -69,6 +69,8 @@ class Model(Section):
     """A name of `gfl.models.quality.QUALITY_MODES`: joint (GFL) or distribution_guided (GFLv2)."""
     box: str = "general"
     """A name of `gfl.build.BOX_REPRESENTATIONS`."""
+    strides: tuple[Int, ...] | None = None
+    """Of the pyramid's levels, pixels; null takes the network's, stated they must agree."""
     reg_max: Int = Field(default=16, ge=1)
     """Largest side distance, in strides."""
     num_classes: Int | None = Field(default=None, ge=1)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gfl.schema.section import Float, Int, Section
+from gfl.schema.section import Float, Int, Positive, Section
 
 
 class Train(Section):
@@ -25,6 +25,12 @@ class Train(Section):
     weight_decay: Float = Field(default=0.0001, ge=0)
     decay_norm_and_bias: bool = True
     """Whether weight decay acts on norm layers and biases too, as in the reference."""
+    freeze: tuple[str, ...] = ()
+    """Modules of the detector that do not train, such as [backbone, neck.lateral]."""
+    lr_factors: dict[str, Positive] = {}
+    """Modules of the detector to factors of their learning rate; the longest name decides."""
+    layer_decay: Float | None = Field(default=None, gt=0, le=1)
+    """Stage k of the backbone's n learns at layer_decay ** (n - k) times the rate; null is 1."""
     warmup_steps: Int = Field(default=500, ge=0)
     warmup_factor: Float = Field(default=0.001, gt=0, le=1)
     """The learning rate starts at this fraction and rises linearly."""
