@@ -1,0 +1,61 @@
+"""Plots of an evaluation, as PNG files: precision against recall, F1, confusion."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from gfl.engine.curves import IOU, Curve
+
+matplotlib.use("Agg")  # files only
+import matplotlib.pyplot as plt  # noqa: E402
+
+# Above that many classes a plot names only the whole.
+MAX_NAMED = 20
+
+
+def save_curves(folder: Path, curves: dict[str, Curve]) -> list[Path]:
+    """Write precision_recall.png and f1.png, one line a class; gives their paths."""
+    written = []
+    for name, x_axis, y_axis in (
+        ("precision_recall", "recall", "precision"),
+        ("f1", "scores", "f1"),
+    ):
+        figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+        for class_name, curve in curves.items():
+            label = class_name
+            if name == "f1" and curve.threshold is not None:
+                label += f" (best {curve.f1.max():.2f} at {curve.threshold:.2f})"
+            axes.plot(getattr(curve, x_axis), getattr(curve, y_axis), label=label, linewidth=1.2)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), title=f"IoU {IOU} and more")
+        axes.set_xlabel("score threshold" if x_axis == "scores" else x_axis)
+        axes.set_ylabel("F1" if y_axis == "f1" else y_axis)
+        axes.grid(alpha=0.3)
+        if 0 < len(curves) <= MAX_NAMED:
+            axes.legend(fontsize="small")
+        written.append(_save(figure, folder / f"{name}.png"))
+    return written
+
+
+def save_confusion(folder: Path, matrix: np.ndarray, names: list[str]) -> Path:
+    """Write confusion.png: rows are true classes, columns what was detected, shares of a row."""
+    labels = [*names, "nothing"]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = max(4.0, 0.45 * len(labels) + 2)
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize="small")
+    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.set(xlabel="detected", ylabel="true")
+    if len(labels) <= MAX_NAMED + 1:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, size=8)
+    return _save(figure, folder / "confusion.png")
+
+
+def _save(figure, path: Path) -> Path:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
