@@ -25,6 +25,7 @@ setup(
         "numpy",
         "pycocotools>=2.0.7",
         "albumentations>=2.0.8,<2.1",
+        "matplotlib",
         "opencv-python-headless",
         "pydantic>=2.7",
         "tensorboard",

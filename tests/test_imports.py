@@ -28,6 +28,8 @@ FLOORS = {
     "models/__init__.py": 0,
     "detections.py": 0,
     "drawing.py": 0,
+    "plots.py": 4,
+    "sample.py": 0,
     "structures.py": 0,
     "tensors.py": 0,
     # Parts that stand alone.
@@ -37,6 +39,7 @@ FLOORS = {
     "data/coco_classes.py": 1,
     "data/image.py": 1,
     "data/sampler.py": 1,
+    "engine/curves.py": 1,
     "engine/ema.py": 1,
     "engine/optim.py": 1,
     "engine/run_log.py": 1,
@@ -92,6 +95,7 @@ FLOORS = {
     "cli/convert.py": 9,
     "cli/main.py": 9,
     "cli/predict.py": 9,
+    "cli/sample.py": 9,
     "cli/test.py": 9,
     "cli/train.py": 9,
 }

@@ -1,16 +1,12 @@
-"""Tests of data/make_shapes.py."""
+"""The sample that `gfl sample` and data/make_shapes.py draw."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "data" / "make_shapes.py"
-_spec = importlib.util.spec_from_file_location("make_shapes", SCRIPT)
-ms = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(ms)
+from gfl import sample as ms
+from gfl.cli.sample import main
 
 
 def contents(folder):
@@ -26,11 +22,11 @@ def made(tmp_path_factory):
 
 def test_two_runs_write_the_same_bytes(tmp_path):
     for name in "ab":
-        assert ms.main(["--out", str(tmp_path / name), "--train", "4", "--val", "2"]) == 0
+        assert main(["--out", str(tmp_path / name), "--train", "4", "--val", "2"]) == 0
     first = contents(tmp_path / "a")
     assert len(first) == 8
     assert first == contents(tmp_path / "b")
-    assert ms.main(["--out", str(tmp_path / "a"), "--train", "4", "--val", "2"]) == 0
+    assert main(["--out", str(tmp_path / "a"), "--train", "4", "--val", "2"]) == 0
     assert contents(tmp_path / "a") == first
 
 
@@ -137,26 +133,26 @@ def test_refuses_a_foreign_data_set(tmp_path, capsys, old):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "val.json").write_text(old)
     before = contents(tmp_path)
-    assert ms.main(["--out", str(tmp_path), "--train", "1", "--val", "1"]) == 2
+    assert main(["--out", str(tmp_path), "--train", "1", "--val", "1"]) == 2
     assert "val.json" in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 
 def test_refuses_other_arguments_and_foreign_images(tmp_path, capsys):
-    assert ms.main(["--out", str(tmp_path / "a"), "--train", "2", "--val", "1"]) == 0
+    assert main(["--out", str(tmp_path / "a"), "--train", "2", "--val", "1"]) == 0
     before = contents(tmp_path / "a")
-    assert ms.main(["--out", str(tmp_path / "a"), "--train", "3", "--val", "1"]) == 2
+    assert main(["--out", str(tmp_path / "a"), "--train", "3", "--val", "1"]) == 2
     assert contents(tmp_path / "a") == before
     (tmp_path / "b" / "images").mkdir(parents=True)
     photo = tmp_path / "b" / "images" / "train_000000.jpg"
     photo.write_bytes(b"mine")
-    assert ms.main(["--out", str(tmp_path / "b"), "--train", "2", "--val", "1"]) == 2
+    assert main(["--out", str(tmp_path / "b"), "--train", "2", "--val", "1"]) == 2
     assert photo.read_bytes() == b"mine"
     assert "train_000000.jpg" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", [["--seed", "-1"], ["--size", "20x20"], ["--size", "wide"]])
 def test_bad_arguments(tmp_path, capsys, bad):
-    assert ms.main(["--out", str(tmp_path / "x"), *bad]) == 2
+    assert main(["--out", str(tmp_path / "x"), *bad]) == 2
     assert capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -1,0 +1,276 @@
+"""Draw a small COCO-format detection data set of shapes whose box edges are blurred on purpose.
+
+It writes ``images/*.jpg`` and ``annotations/{train,val}.json``. Each class has its own hues, so a
+small network learns in minutes. A third of the pictures are portrait; of 20 in a row one is empty
+and two are crowded. A picture depends on (seed, split, index, size) alone, not on their number.
+
+``bbox`` is ``[x, y, w, h]`` in continuous pixel coordinates (the top left pixel covers
+``[0, 1] x [0, 1]``): the full extent of the object, also where another object hides part of it, and
+wholly inside the image. ``area`` is the sum of the object's own opacity, hidden parts included.
+
+``edge_blur`` is ``[left, top, right, bottom]`` in pixels: the standard deviation of each edge's
+position. An object's opacity is the mean of its outline over many boxes whose sides are displaced
+by zero-mean, near-Gaussian amounts, independent of each other and of size, class and place. The
+size of a pixel (0.29, added in quadrature) and JPEG come on top.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import cv2
+import numpy as np
+
+CATEGORIES = {"disc": 1, "rectangle": 2, "triangle": 4, "ring": 7, "cross": 9, "star": 12}
+SPLITS = ("train", "val")
+MIN_SIDE, MAX_SIDE, MAX_SMALL_SIDE = 24.0, 140.0, 42.0
+MARGIN, PAD, BLOCK, ID_STEP = 6, 24, 20, 1_000_000
+MAX_BLUR, MIN_VISIBLE, MASK_SCALE, DRAW_SCALE = 6.0, 0.35, 4, 2
+Scene = tuple[np.ndarray, list[dict[str, Any]]]
+
+
+@functools.cache
+def _unit_displacements(count: int = 64) -> np.ndarray:
+    """Returns fixed (count, 4) normal quantiles, mean 0, variance 1, columns nearly uncorrelated.
+
+    Opposite sides never approach by 3.5 or more: a box of MIN_SIDE stays open at MAX_BLUR.
+    """
+    z = np.array([NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)])
+    z /= z.std()
+    rng = np.random.default_rng(0)
+    while True:
+        d = np.stack([rng.permutation(z) for _ in range(4)], axis=1)
+        if abs(np.corrcoef(d.T) - np.eye(4)).max() < 0.12 and (d[:, :2] - d[:, 2:]).max() < 3.5:
+            return d
+
+
+def shape_mask(name: str, rows: int, cols: int, form: float = 0.5, turn: int = 0) -> np.ndarray:
+    """Returns a (rows, cols) mask of 0 and 1 of an outline that touches all four of its sides.
+
+    ``form`` in [0, 1] varies the outline; bit 0 of ``turn`` exchanges the axes, bit 1 inverts v.
+    """
+    if name not in CATEGORIES:
+        raise ValueError(f"unknown shape: {name!r}")
+    u = ((np.arange(cols, dtype=np.float32) + 0.5) / cols)[None, :]
+    v = ((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, None]
+    u, v = (v, u) if turn & 1 else (u, v)
+    v = 1 - v if turn & 2 else v
+    x, y = 2 * u - 1, 2 * v - 1
+    if name == "rectangle":
+        inside = np.ones((rows, cols), bool)
+    elif name in ("disc", "ring"):
+        hole = 0.45 + 0.2 * form if name == "ring" else 0.0
+        inside = (x * x + y * y <= 1) & (x * x + y * y >= hole**2)
+    elif name == "triangle":
+        apex = 0.2 + 0.6 * form
+        inside = (u >= apex * (1 - v)) & (u <= 1 - (1 - apex) * (1 - v))
+    elif name == "cross":
+        inside = np.minimum(abs(x), abs(y)) <= 0.24 + 0.2 * form
+    else:
+        # A point is in a pentagram if and only if it is inside at least four of its five lines.
+        tips = np.pi * (0.4 * np.arange(5) - 0.5)
+        x, y = x * np.cos(tips).max(), v * (1 + np.sin(tips).max()) - 1
+        lines = [x * np.cos(a) + y * np.sin(a) <= np.cos(0.4 * np.pi) for a in tips]
+        inside = np.sum(lines, axis=0) >= 4
+    return np.ascontiguousarray(inside, dtype=np.float32)
+
+
+def object_alpha(
+    name: str, box: Sequence[float], edge_blur: Sequence[float], form: float = 0.5, turn: int = 0
+) -> tuple[np.ndarray, int, int]:
+    """Computes the opacity of an object whose box edges are soft.
+
+    ``box`` is the mean position (x, y, w, h) and ``edge_blur`` the standard deviations (left, top,
+    right, bottom), all in pixels; ``form`` and ``turn`` are as in shape_mask.
+
+    Returns:
+        The opacity as a float32 patch, and the integer x and y of the patch's top left corner.
+    """
+    x, y, w, h = box
+    mask = shape_mask(name, round(h * MASK_SCALE), round(w * MASK_SCALE), form, turn)
+    rows, cols = mask.shape
+    pad = int(np.ceil(3 * max(edge_blur))) + 2
+    x0, y0 = int(np.floor(x)) - pad, int(np.floor(y)) - pad
+    out_w, out_h = int(np.ceil(x + w)) + pad - x0, int(np.ceil(y + h)) + pad - y0
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    total = np.zeros((out_h * DRAW_SCALE, out_w * DRAW_SCALE), np.float32)
+    sides = np.array([x, y, x + w, y + h]) + _unit_displacements() * np.asarray(edge_blur)
+    for left, top, right, bottom in sides:
+        fx, fy = cols / (right - left), rows / (bottom - top)
+        to_x = [fx / DRAW_SCALE, 0, fx * (x0 + 0.5 / DRAW_SCALE - left) - 0.5]
+        to_y = [0, fy / DRAW_SCALE, fy * (y0 + 0.5 / DRAW_SCALE - top) - 0.5]
+        total += cv2.warpAffine(mask, np.array([to_x, to_y]), total.shape[::-1], flags=flags)
+    return cv2.resize(total / len(sides), (out_w, out_h), interpolation=cv2.INTER_AREA), x0, y0
+
+
+def paint(canvas: np.ndarray, alpha: np.ndarray, x0: int, y0: int, colour: Any) -> None:
+    """Blends a colour (3 numbers, or a triple per pixel of the patch) into a float32 canvas."""
+    view = canvas[y0 : y0 + alpha.shape[0], x0 : x0 + alpha.shape[1]]
+    view += alpha[..., None] * (np.asarray(colour, np.float32) - view)
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
+    """Returns a (height, width) field of smooth noise with bumps about ``cell`` wide."""
+    grid = rng.standard_normal((int(height / cell) + 3, int(width / cell) + 3)).astype(np.float32)
+    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def make_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Draws a textured background: noise, stripes, gradient or checks, as float32 BGR."""
+    angle, period = rng.uniform(0, np.pi), np.exp(rng.uniform(np.log(8), np.log(60)))
+    yy, xx = np.mgrid[:height, :width].astype(np.float32)
+    along = xx * np.cos(angle) + yy * np.sin(angle)
+    kind = rng.choice(["noise", "stripes", "gradient", "checks"])
+    if kind == "noise":
+        cells = np.exp(rng.uniform(np.log(3), np.log(60), 3))
+        pattern = sum(smooth_noise(rng, height, width, c) for c in cells) / 2
+    elif kind == "stripes":
+        along += smooth_noise(rng, height, width, 60) * rng.uniform(0, 6)
+        pattern = np.clip(np.sin(2 * np.pi * along / period) * rng.uniform(1, 4), -1, 1)
+    elif kind == "gradient":
+        pattern = 4 * (along - along.mean()) / max(height, width)
+    else:
+        across = yy * np.cos(angle) - xx * np.sin(angle)
+        pattern = np.sign(np.sin(np.pi * along / period) * np.sin(np.pi * across / period))
+    base = rng.uniform(40, 215) + rng.uniform(-15, 15, 3)
+    tint = rng.uniform(-1, 1, 3) * rng.uniform(8, 28)
+    fine = smooth_noise(rng, height, width, 2)[..., None] * rng.uniform(1, 6)
+    return (base + pattern[..., None] * tint + fine).astype(np.float32)
+
+
+def draw_edge_blur(rng: np.random.Generator) -> list[float]:
+    """Draws four standard deviations: 45 % sharp, 45 % doubtful, 10 % between, log-uniform each."""
+    kinds = ((0.3, 0.7), (3.5, MAX_BLUR), (0.7, 3.5))
+    picked = rng.choice(3, size=4, p=(0.45, 0.45, 0.1))
+    return [round(float(np.exp(rng.uniform(*np.log(kinds[k])))), 3) for k in picked]
+
+
+def _pick_colour(rng: np.random.Generator, around: np.ndarray, name: str) -> np.ndarray:
+    """Returns a colour of the class's range of hues that differs from nearly all given pixels."""
+    hue = 60 * list(CATEGORIES).index(name) + rng.uniform(-25, 25, 20)
+    hsv = np.stack((hue % 360, rng.uniform(0.55, 1, 20), rng.uniform(0.4, 1, 20)), 1)
+    colours = 245 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2BGR)[0]
+    pixels = around.reshape(-1, 1, 3)[::7]
+    gaps = np.percentile(np.linalg.norm(pixels - colours, axis=2), 10, axis=0)
+    return colours[np.argmax(np.minimum(gaps, 110))]
+
+
+def draw_scene(rng: np.random.Generator, width: int, height: int, kind: str = "normal") -> Scene:
+    """Draws one picture of ``kind`` "normal", "crowded" (10 to 20 small objects) or "empty".
+
+    Returns:
+        The picture (H x W x 3 uint8, BGR) and its objects in the order of painting: their COCO
+        fields and ``visible``, the share of their opacity that later objects leave uncovered.
+    """
+    canvas = make_background(rng, height + 2 * PAD, width + 2 * PAD)
+    wanted = int(rng.integers(*{"empty": (0, 1), "crowded": (10, 21), "normal": (1, 8)}[kind]))
+    top_side = MAX_SMALL_SIDE if kind == "crowded" else MAX_SIDE
+    longest = np.minimum(top_side, np.array([width, height]) - 2 * MARGIN - 1)
+    placed: list[tuple[dict[str, Any], np.ndarray]] = []
+    for _ in range(4 * wanted):
+        name = str(rng.choice(list(CATEGORIES)))
+        side = np.exp(rng.uniform(np.log(MIN_SIDE), np.log(top_side)))
+        stretch = np.exp(rng.uniform(-0.5, 0.5) * np.log(2.2))
+        w, h = np.clip([side * stretch, side / stretch], MIN_SIDE, longest).round(2).tolist()
+        fx, fy = rng.uniform(0, 1, 2).round(2).tolist()
+        blur = draw_edge_blur(rng)
+        alpha, ox, oy = object_alpha(name, (fx, fy, w, h), blur, rng.uniform(), rng.integers(4))
+        rows, cols = alpha.shape
+        for _ in range(12):
+            x = int(rng.integers(MARGIN, int(width - MARGIN - w - fx) + 1))
+            y = int(rng.integers(MARGIN, int(height - MARGIN - h - fy) + 1))
+            x0, y0 = x + ox + PAD, y + oy + PAD
+            where = (slice(y0, y0 + rows), slice(x0, x0 + cols))
+            left = [(s.sum() - (s[where] * alpha).sum()) / o["area"] for o, s in placed]
+            if min(left, default=1.0) >= MIN_VISIBLE:
+                break
+        else:
+            continue
+        for _, s in placed:
+            s[where] *= 1 - alpha
+        relief = smooth_noise(rng, rows, cols, rng.uniform(3, 25)) * rng.uniform(0, 14)
+        relief += smooth_noise(rng, rows, cols, 70) * 14
+        paint(canvas, alpha, x0, y0, _pick_colour(rng, canvas[where], name) + relief[..., None])
+        box = [round(x + fx, 2), round(y + fy, 2), w, h]
+        found = {"category_id": CATEGORIES[name], "bbox": box, "edge_blur": blur}
+        placed.append((found | {"area": float(alpha.sum())}, np.zeros_like(canvas[..., 0])))
+        placed[-1][1][where] = alpha
+        if len(placed) == wanted:
+            break
+    image = canvas[PAD:-PAD, PAD:-PAD]
+    grain = rng.standard_normal(image.shape).astype(np.float32) * rng.uniform(0.5, 3)
+    objects = [o | {"visible": float(s.sum()) / o["area"]} for o, s in placed]
+    return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8), objects
+
+
+def scene_at(seed: int, split: str, index: int, size: Sequence[int] = (256, 192)) -> Scene:
+    """Draws picture ``index`` of a split; a pure function of its arguments (see draw_scene)."""
+    number = SPLITS.index(split)
+    order = np.random.default_rng([seed, number, index // BLOCK, 1]).permutation(BLOCK)
+    kind = {0: "empty", 1: "crowded", 2: "crowded"}.get(int(order[index % BLOCK]), "normal")
+    rng = np.random.default_rng([seed, number, index])
+    width, height = size if rng.uniform() < 0.65 else size[::-1]
+    return draw_scene(rng, width, height, kind)
+
+
+def _write(path: Path, data: bytes) -> None:
+    (part := path.with_name(path.name + ".part")).write_bytes(data)
+    os.replace(part, path)
+
+
+def _is_own(path: Path, info: dict[str, Any]) -> bool:
+    """Tells whether annotations with this info exist; raises if there are others."""
+    if not path.exists():
+        return False
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        if json.loads(path.read_bytes())["info"] == info:
+            return True
+    raise FileExistsError(f"{path} is of a different data set: use another --out")
+
+
+def make_shapes(
+    out: str | Path, num_train: int, num_val: int, seed: int, size: Sequence[int] = (256, 192)
+) -> None:
+    """Writes the data set; ``size`` is the width and height of the landscape pictures.
+
+    Raises:
+        FileExistsError: The folder holds other data of the same names; they are left as they are.
+        ValueError: An argument is out of range.
+    """
+    if min(num_train, num_val, seed) < 0 or max(num_train, num_val) >= ID_STEP or min(size) < 96:
+        raise ValueError("seed and numbers must be 0 or more, width and height 96 or more")
+    info = {"description": "Drawn shapes with edges of known blur (edge_blur: ltrb, std in pixels)"}
+    info |= {"seed": seed, "arguments": {"train": num_train, "val": num_val, "size": list(size)}}
+    out = Path(out)
+    files = [out / "annotations" / f"{split}.json" for split in SPLITS]
+    own = any([_is_own(path, info) for path in files])
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    (out / "annotations").mkdir(exist_ok=True)
+    contents = []
+    for number, count in enumerate((num_train, num_val)):
+        content: dict[str, Any] = {"info": info, "images": [], "annotations": []}
+        content["categories"] = [{"id": i, "name": name} for name, i in CATEGORIES.items()]
+        for index in range(count):
+            picture, objects = scene_at(seed, SPLITS[number], index, size)
+            jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+            path = out / "images" / f"{SPLITS[number]}_{index:06d}.jpg"
+            if not own and path.exists() and path.read_bytes() != jpeg:
+                raise FileExistsError(f"{path} has other content: use another --out")
+            _write(path, jpeg)
+            image = {"id": number * ID_STEP + index + 1, "file_name": path.name}
+            image |= {"width": picture.shape[1], "height": picture.shape[0]}
+            content["images"].append(image)
+            for o in objects:
+                o |= {"id": 100 * number * ID_STEP + len(content["annotations"]) + 1}
+                o |= {"image_id": image["id"], "iscrowd": 0, "area": round(o["area"], 2)}
+                content["annotations"].append({k: v for k, v in o.items() if k != "visible"})
+        contents.append(json.dumps(content).encode())
+    for path, data in zip(files, contents, strict=True):
+        _write(path, data)
