@@ -44,10 +44,11 @@ def _section(section: type[BaseModel], prefix: str) -> list[str]:
     for name, field in section.model_fields.items():
         below = _sections_in(field.annotation)
         if below and not isinstance(field.default, str | int | float | list):
-            known = [part for _, part in inner]
-            inner += [(f"{prefix}{name}", part) for part in below if part not in known]
-            if len(below) == 1 and field.annotation is below[0]:
+            if field.annotation is below[0]:
+                inner.append((f"{prefix}{name}", below[0]))
                 continue
+            known = [part for _, part in inner]  # what lists hold is explained once
+            inner += [(f"{prefix}{name}", part) for part in below if part not in known]
         rows.append(
             f"| `{prefix}{name}` | {_type(field.annotation)}{_limits(field)} | {_default(field)} "
             f"| {_one_line(field.description)} |"

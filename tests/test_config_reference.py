@@ -4,6 +4,7 @@ import json
 
 import yaml
 from conftest import REPOSITORY
+from pydantic import BaseModel
 
 from gfl.cli.config import main
 from gfl.config import load_config
@@ -13,7 +14,7 @@ from gfl.schema import Config
 
 def keys_of(section, prefix=""):
     for name, value in section:
-        if hasattr(value, "model_fields"):
+        if isinstance(value, BaseModel):
             yield from keys_of(value, f"{prefix}{name}.")
         else:
             yield prefix + name
