@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 import gfl
 from gfl import build
 from gfl.config import Config, load_config
-from gfl.data.batch import Normalize
+from gfl.data.batch import Normalize, padded_size
+from gfl.data.shared_memory import shortage
 from gfl.distributed import (
     broadcast_object,
     gather_objects,
@@ -231,10 +232,24 @@ class _Run:
             f"{part} images; lr {train.lr:g} for {train.lr_batch_size or train.batch_size} images "
             f"-> {self.state.schedule.lr:g}"
         )
+        self._check_shared_memory(part)
         if checkpoint is not None:
             for line in differences(checkpoint["config"], self.config.to_dict()):
                 say(f"changed since the checkpoint: {line}")
             say(f"resumed at step {self.state.step} of {self.total_steps}")
+
+    def _check_shared_memory(self, images: int) -> None:
+        """Warn before the loading processes start."""
+        size = self.config.data.train_size
+        text = shortage(
+            images,
+            padded_size((size.short_range[1], size.long)),
+            self.train_loader.num_workers,
+            self.train_loader.prefetch_factor,
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        )
+        if text:
+            self.log.say(text)
 
     def _class_map(self) -> dict:
         return {

@@ -33,6 +33,7 @@ FLOORS = {
     "data/dataset.py": 1,
     "data/image.py": 1,
     "data/sampler.py": 1,
+    "data/shared_memory.py": 1,
     "engine/ema.py": 1,
     "engine/finite.py": 1,
     "engine/diagnosis.py": 1,
@@ -83,6 +84,7 @@ FLOORS = {
     "resuming.py": 5,
     "validation.py": 6,
     "training.py": 6,
+    "cli/env.py": 7,
     "cli/test.py": 7,
     "cli/train.py": 7,
 }
@@ -243,7 +245,7 @@ def test_import_is_cheap():
     assert min(took for took, _, _ in found) < 0.3
 
 
-@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("command", ["train", "test", "env"])
 def test_help_is_quick(command):
     code = (
         "import time; start = time.perf_counter()\n"

@@ -14,11 +14,11 @@ def not_finite(content: dict) -> list[str]:
     named = [(name, value) for name, value in _tensors(content) if value.numel()]
     if not named:
         return []
-    largest = torch._foreach_norm([value for _, value in named], ord=torch.inf)
-    # Sums of what lies on different devices (a checkpoint's own step counters) are added here.
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for value in largest:
-        by_device.setdefault(value.device, []).append(value.double())
+    # A norm may overflow though its values are finite: names are then looked for, and not found.
+    norms = torch._foreach_norm([value for _, value in named])
+    by_device: dict[torch.device, list[Tensor]] = {}  # an optimiser's counters are on the CPU
+    for norm in norms:
+        by_device.setdefault(norm.device, []).append(norm.float())
     if all(torch.stack(values).isfinite().all().item() for values in by_device.values()):
         return []
     return [name for name, value in named if not value.isfinite().all()]
