@@ -176,8 +176,8 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
 # What is written and what is gone on from -------------------------------------------------------
 
 
-def weights(value: float) -> dict:
-    return {"model": {"w": torch.full((3,), value)}, "step": int(value)}
+def weights(step: int) -> dict:
+    return {"model": {"w": torch.full((3,), math.pi)}, "step": step}
 
 
 def test_the_file_before_stays_beside_the_new_one(tmp_path):
@@ -214,7 +214,8 @@ def test_a_full_disk_is_the_systems_error_and_leaves_no_part(tmp_path):
         "try:\n"
         "    save_checkpoint(path, {'model': {'w': torch.zeros(10**6)}, 'step': 2})\n"
         "except OSError as error:\n"
-        "    print(error.strerror, load_checkpoint(path)['step'], len(list(path.parent.iterdir())))\n"
+        "    files = list(path.parent.iterdir())\n"
+        "    print(error.strerror, load_checkpoint(path)['step'], len(files))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "last.pt")], capture_output=True, text=True
@@ -229,7 +230,7 @@ def test_resuming_takes_the_last_good_file(tmp_path, damage):
     assert find_last(tmp_path) == (LAST, None)
     last = tmp_path / LAST
     content = bytearray(last.read_bytes())
-    content[content.find(torch.full((3,), 2.0).numpy().tobytes())] ^= 1  # one bit of a weight
+    content[content.find(torch.full((3,), math.pi).numpy().tobytes())] ^= 1  # one bit of a weight
     last.write_bytes({"cut": content[:-100], "changed": content}.get(damage, b""))
     if damage == "missing":
         last.unlink()

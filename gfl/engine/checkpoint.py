@@ -69,9 +69,10 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.model.load_state_dict(state["ema"] or state["model"])
-        # Moments come from the checkpoint, settings such as weight decay from the config.
+        # Moments come from the checkpoint, settings such as weight decay from the config; the rate
+        # is set by the schedule before each step.
         settings = [
-            {key: value for key, value in group.items() if key != "params"}
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
             for group in self.optimizer.param_groups
         ]
         self.optimizer.load_state_dict(state["optimizer"])
