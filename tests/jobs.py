@@ -193,3 +193,35 @@ def slow_steps(seconds: float) -> None:
         return real(*args)
 
     loop.train_step = step
+
+
+def stuck_at(number: int) -> None:
+    """Step n does not end."""
+    import time
+
+    import gfl.engine.train as loop
+
+    real, count = loop.train_step, [0]
+
+    def stand_still():
+        while True:
+            time.sleep(0.1)
+
+    def step(*args):
+        _at(number, stand_still, count)
+        return real(*args)
+
+    loop.train_step = step
+
+
+def signalled_in_evaluation() -> None:
+    """SIGTERM comes with the first batch of an evaluation."""
+    import gfl.postprocess as decoding
+
+    real = decoding.Postprocess.__call__
+
+    def decode(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args)
+
+    decoding.Postprocess.__call__ = decode

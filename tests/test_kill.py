@@ -1,8 +1,12 @@
 """Killed at any moment, a training goes on at its checkpoint and ends as if nothing had been."""
 
 import json
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import jobs
@@ -10,6 +14,7 @@ import pytest
 import torch
 import yaml
 from builders import tiny_values, write_coco
+from conftest import REPOSITORY
 from test_train import assert_same_tensors, metrics_of
 
 from gfl.engine.checkpoint import load_checkpoint
@@ -137,3 +142,85 @@ def test_a_full_disk_leaves_the_old_files_and_the_training_goes_on(whole, tmp_pa
         a, b = (torch.load(run / name, weights_only=True) for run in (uninterrupted, work_dir))
         assert_same_tensors(a, b)
     assert json.loads((work_dir / "metrics.jsonl").read_text().splitlines()[-1])["step"] == TOTAL
+
+
+# Signals ----------------------------------------------------------------------------------------
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def has_logged(work_dir) -> bool:
+    path = work_dir / "metrics.jsonl"
+    return path.exists() and bool(path.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(whole, tmp_path, number):
+    work_dir, log = tmp_path / "run", tmp_path / "stderr"
+    argv = [whole[0], "--work-dir", work_dir]
+    process = jobs.start(argv, spoil=("slow_steps", 0.4), log=log)
+    wait_for(lambda: has_logged(work_dir))  # step 1 is reported while step 2 has just been done
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 75
+    name, step = signal.Signals(number).name, load_checkpoint(work_dir / "last.pt")["step"]
+    assert 2 <= step < TOTAL
+    text = log.read_text()
+    assert f"{name}: stopped after step {step} of 6; {work_dir}/last.pt holds step {step}" in text
+    assert "Traceback" not in text
+    goes_on_as_if_nothing_had_been(whole, work_dir)
+
+
+def test_a_signal_in_an_evaluation_leaves_it_owed(whole, tmp_path):
+    work_dir = tmp_path / "run"
+    argv = [whole[0], "--work-dir", work_dir]
+    assert jobs.run(argv, spoil=("signalled_in_evaluation",)) == 75
+    assert load_checkpoint(work_dir / "last.pt")["evaluated_step"] == 0
+    goes_on_as_if_nothing_had_been(whole, work_dir)
+
+
+def test_a_second_signal_leaves_at_once_and_harms_no_file(whole, tmp_path):
+    work_dir, log = tmp_path / "run", tmp_path / "stderr"
+    process = jobs.start([whole[0], "--work-dir", work_dir], spoil=("stuck_at", 3), log=log)
+    wait_for(lambda: (work_dir / "last.pt").exists())
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)  # the same signal, passed on by torchrun
+    time.sleep(1.3)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(5)
+    assert process.exitcode == 143
+    assert "a second signal leaves at once" in log.read_text()
+    assert load_checkpoint(work_dir / "last.pt")["step"] == 2
+
+
+@pytest.mark.slow
+def test_a_terminals_ctrl_c_reaches_the_loading_processes_too(whole, tmp_path):
+    """The command in a process group of its own, with workers; the whole group is signalled."""
+    work_dir = tmp_path / "run"
+    command = [sys.executable, str(REPOSITORY / "tools/train.py"), str(whole[0]), "--work-dir"]
+    command += [str(work_dir), "data.workers=2", "train.epochs=40", "train.eval_epochs=40"]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(
+            [*command, "--resume"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        before = load_checkpoint(work_dir / "last.pt")["step"] if has_logged(work_dir) else 0
+        wait_for(lambda before=before: has_logged(work_dir) and last_step(work_dir) > before + 2)
+        os.killpg(process.pid, number)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 75, error
+        assert "Traceback" not in error and "stopped after step" in error
+    assert metrics_of(work_dir)[-1]["step"] == load_checkpoint(work_dir / "last.pt")["step"]
+
+
+def last_step(work_dir) -> int:
+    try:
+        return json.loads((work_dir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    except (ValueError, IndexError):
+        return 0
