@@ -55,7 +55,12 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     if "RANK" not in os.environ or dist.is_initialized():
         yield local
         return
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    store, number, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # torchrun keeps its store when it starts its processes again: what those before have written
+    # (addresses of gloo, a signal, a failure) must not be read.
+    store = dist.PrefixStore(f"start_{restart_count()}", store)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield local
     except TrainingStopped:

@@ -126,9 +126,7 @@ def batch_of(boxes: list) -> Batch:
 )
 def test_out_of_memory_names_batch_size_and_boxes(error):
     batch = batch_of([[[1, 1, 9, 9]] * 3, []])
-    wanted = (
-        r"2 x \(64, 96\), at most 3 boxes in an image, image ids \[10, 11\]. Lower this or that"
-    )
+    wanted = r"2 x \(64, 96\), at most 3 boxes in an image, image ids \[10, 11\]. Lower a."
     with pytest.raises(TrainingFailed, match=wanted), memory.explained([batch], "a"):
         raise error
 

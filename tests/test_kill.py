@@ -104,6 +104,7 @@ def test_ten_runs_killed_at_random_moments_end_as_the_whole_one(whole, tmp_path,
 # Files ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # test_engine.py has the same in small
 def test_a_damaged_last_pt_falls_back_to_the_one_before_it(whole, tmp_path):
     """The run ends as the whole one does, and the good file outlives the next checkpoint."""
     config, uninterrupted, _ = whole
@@ -159,7 +160,9 @@ def has_logged(work_dir) -> bool:
     return path.exists() and bool(path.read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(whole, tmp_path, number):
     work_dir, log = tmp_path / "run", tmp_path / "stderr"
     argv = [whole[0], "--work-dir", work_dir]
@@ -176,6 +179,7 @@ def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(whole, tm
     goes_on_as_if_nothing_had_been(whole, work_dir)
 
 
+@pytest.mark.slow
 def test_a_signal_in_an_evaluation_leaves_it_owed(whole, tmp_path):
     work_dir = tmp_path / "run"
     argv = [whole[0], "--work-dir", work_dir]
