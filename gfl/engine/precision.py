@@ -7,9 +7,11 @@ from gfl.structures import Predictions
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# Outputs in half precision may differ by this share of their root mean square. Rounding alone stays
-# far below; hardware or layers that half precision breaks give NaN or something unrelated.
-TOLERANCE = 0.2
+# Logits in half precision may differ by this share of their root mean square, or by as much where
+# that is below 1: there a difference changes no probability. Rounding stays below (2 random images
+# of 128 x 160: 0.20 for a new ResNeXt-101 in bf16, 0.02 for a new ResNet-18); hardware or layers
+# that half precision breaks give NaN or something unrelated.
+TOLERANCE = 0.5
 
 
 @torch.no_grad()
@@ -25,7 +27,8 @@ def disagreement(
         model: the bare network.
         images: (B, 3, H, W) normalised.
         precision: "bf16" or "fp16".
-        tolerance: largest root mean square of the difference, relative to that of fp32's output.
+        tolerance: largest root mean square of the difference, relative to that of fp32's logits
+            or to 1.
 
     Returns:
         What is wrong, or None. Costs two forwards.
@@ -55,7 +58,8 @@ def _compare(got: Predictions, wanted: Predictions, precision: str, tolerance: f
             continue  # fp32 does no better: that is for the loop to say
         if not a.isfinite().all():
             return f"{name} are not finite in {precision}, but are in fp32"
-        off = ((a - b).square().mean().sqrt() / b.square().mean().sqrt().clamp(min=1e-12)).item()
+        size = b.square().mean().sqrt().clamp(min=1)
+        off = ((a - b).square().mean().sqrt() / size).item()
         if off > tolerance:
             return f"{name} in {precision} are {off:.0%} off those in fp32"
     return None
