@@ -140,14 +140,14 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed
 
 
 def test_an_owed_evaluation_is_run_on_resume(folder, tmp_path, monkeypatch):
-    import gfl.training as training
+    import gfl.validation as validation
 
     config = tiny_config(folder, epochs=1)
 
     def dies(*args):
         raise Interrupted
 
-    monkeypatch.setattr(training, "evaluate_model", dies)
+    monkeypatch.setattr(validation, "evaluate_model", dies)
     with pytest.raises(Interrupted):
         gfl.train(config, work_dir=tmp_path / "run")
     monkeypatch.undo()

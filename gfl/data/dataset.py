@@ -113,6 +113,10 @@ class CocoDataset:
         image_id = int(self.image_ids[index])
         return Sample(image, boxes[~crowd], labels[~crowd], boxes[crowd], image_id)
 
+    def files_of(self, image_id: int) -> list[str]:
+        """Files of an image id; several where annotation files share ids."""
+        return [self._paths[i].decode() for i in np.flatnonzero(self.image_ids == image_id)]
+
     def require_distinct_image_ids(self) -> None:
         """Raise `UserError` if several files share ids: detections could not be told apart."""
         if len(set(self.image_ids.tolist())) < len(self):

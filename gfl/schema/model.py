@@ -98,6 +98,9 @@ class Assigner(Section):
     """Candidates of an object on each level."""
     anchor_scale: Float = Field(default=8.0, gt=0)
     """Side of a location's square anchor, in strides."""
+    ignore_crowd: bool = False
+    """Leave locations mostly inside a crowd region out of the classification loss; false trains
+    them as background, as in the reference."""
 
 
 class Loss(Section):
