@@ -26,6 +26,7 @@ setup(
         "pycocotools>=2.0.7",
         "albumentations>=2.0.8,<2.1",
         "opencv-python-headless",
+        "pillow",
         "pydantic>=2.7",
         "tensorboard",
         "pyyaml",

@@ -171,6 +171,8 @@ class _Run:
         for split, dataset in (("train", self.train_data), ("val", self.val_data)):
             report = getattr(dataset, "report", {"images": len(dataset)})
             say(f"{split}: " + ", ".join(f"{count} {what}" for what, count in report.items()))
+            for line in build.data_warnings(self.config, dataset, self.state.model.neck.strides):
+                say(f"{split}: {line}")
         count = sum(p.numel() for p in self.state.model.parameters())
         trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
         say(f"model: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} million train")

@@ -3,7 +3,12 @@
 The tables are public: add an entry to bring in a part of your own, then name it in the config.
 """
 
-from gfl.build.data import build_dataset, build_eval_loader, build_train_loader
+from gfl.build.data import (
+    build_dataset,
+    build_eval_loader,
+    build_train_loader,
+    data_warnings,
+)
 from gfl.build.model import (
     ASSIGNERS,
     BACKBONES,
@@ -35,4 +40,5 @@ __all__ = [
     "build_schedule",
     "build_state",
     "build_train_loader",
+    "data_warnings",
 ]

@@ -1,6 +1,7 @@
 """From listed objects to flat arrays: boxes that training can rely on."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class _Work:
             if unturned and len(ends[rows]):
                 fits, detail = False, f"{detail}, which is its size before turning upright"
             kind = "wrong_size" if fits else "boxes_of_other_size"
-            if not self.findings.add(kind, image.name, detail):
+            if not self.findings.add(kind, self._place(row), detail):
                 self.kept[row] = False
                 self.alive[rows] = False
 
@@ -192,11 +193,14 @@ class _Work:
             seen.add(key)
         return repeated
 
+    def _place(self, row: int) -> str:
+        return f"{Path(self.listing.origin).name}: {self.images[row].name}"
+
     def _report_emptied(self) -> None:
         had = np.bincount(self.rows, minlength=len(self.images)) > 0
         has = np.bincount(self.rows[self.alive & self.trained], minlength=len(self.images)) > 0
         for row in np.flatnonzero(had & ~has & self.kept).tolist():
-            if not self.findings.add("emptied_image", self.images[row].name):
+            if not self.findings.add("emptied_image", self._place(row)):
                 self.kept[row] = False
 
     def result(self) -> CleanSet:

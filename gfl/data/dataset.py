@@ -54,6 +54,7 @@ class DetectionDataset:
         classes: use these classes only, in this order; None uses all.
         findings: policies, and what reading the listings has found.
         inspect: looks at image files; see `gfl.data.image_facts`.
+        max_skipped: largest fraction of images that may be left out.
 
     Attributes:
         class_names: name of each label.
@@ -75,6 +76,7 @@ class DetectionDataset:
         classes: Sequence[str] | None = None,
         findings: Findings | None = None,
         inspect: Inspect = inspect_images,
+        max_skipped: float = 0.5,
     ):
         findings = Findings() if findings is None else findings
         if classes:
@@ -93,6 +95,12 @@ class DetectionDataset:
         id_of = {name: category_id for category_id, name in listings[0].categories.items()}
         self.category_ids = tuple(id_of[name] for name in self.class_names)
         images = [image for part in sets for image in part.images]
+        listed = sum(len(listing.images) for listing in listings)
+        if listed - len(images) > max_skipped * listed:
+            raise UserError(
+                f"{listed - len(images)} of {listed} images of {', '.join(self.origins)} can not "
+                f"be used ({dict(findings.counts())}): mend them, or raise data.max_skipped."
+            )
         self.sizes = np.array([image.size for image in images], np.int32).reshape(-1, 2)
         self.image_ids = np.array([image.id for image in images], np.int64)
         self._paths = np.array([os.fsencode(image.path) for image in images], np.bytes_)

@@ -52,8 +52,10 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
     return image
 
 
-def exif_orientation(header: Image.Image) -> int:
+def exif_orientation(header: Image.Image, content: bytes) -> int:
     """The EXIF orientation of an opened file, 1 where none is stated; it may not exist (0, 9)."""
+    if header.format == "PNG" and b"eXIf" not in content:
+        return 1  # Pillow would decode the picture to look for it at the end
     value = header.getexif().get(0x0112, 1)
     return value if isinstance(value, int) else 0
 
@@ -78,7 +80,7 @@ def _decode(content: bytes, name: str) -> np.ndarray | None:
     if header.format in OPENCV_FORMATS and header.mode != "CMYK":
         image = _opencv(content)
         if image is not None:
-            return _upright(image, exif_orientation(header))
+            return _upright(image, exif_orientation(header, content))
     return _pillow(Image.open(io.BytesIO(content)), name)
 
 

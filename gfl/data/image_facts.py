@@ -4,6 +4,7 @@ What was found is kept in a cache, by path, size and time of change of each file
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
@@ -101,40 +102,45 @@ def default_cache() -> Path:
 
 
 def _inspect(path: str) -> ImageFacts:
-    notes = []
     with open(path, "rb") as file:
         try:
             image = Image.open(file)
         except Image.UnidentifiedImageError:
             height, width, _ = read_image(path).shape
             return ImageFacts(height, width)
+        notes, detail = [], ""
         extensions = _EXTENSIONS.get(image.format, ())
-        extension = os.path.splitext(path)[1].lower()
-        detail = ""
-        if extensions and extension not in extensions:
+        if extensions and os.path.splitext(path)[1].lower() not in extensions:
             notes.append("wrong_extension")
             detail = f"holds {image.format}"
-        orientation = exif_orientation(image)
         width, height = image.size
-        if image.format in JPEG_FORMATS:
-            file.seek(-2, os.SEEK_END)
-            if file.read() != JPEG_END:
-                file.seek(0)
-                if jpeg_lacks_end(file.read()):
-                    read_image(path)
-                    notes.append("missing_end_marker")
-        elif image.format == "PNG":
-            image.verify()
-        if image.format in (*JPEG_FORMATS, "PNG"):
-            if 5 <= orientation <= 8:
-                height, width = width, height
-        else:
+        content = b""
+        if image.format == "PNG":
+            file.seek(0)
+            content = file.read()
+            Image.open(io.BytesIO(content)).verify()
+        orientation = exif_orientation(image, content)
+        if image.format not in (*JPEG_FORMATS, "PNG"):
             height, width, _ = read_image(path).shape
+        elif 5 <= orientation <= 8:
+            height, width = width, height
+        if image.format in JPEG_FORMATS and _lacks_end(file):
+            read_image(path)
+            notes.append("missing_end_marker")
     if 2 <= orientation <= 8:
         notes.append("exif_rotated")
     elif orientation != 1:
         notes.append("invalid_exif")
     return ImageFacts(height, width, orientation, tuple(notes), detail)
+
+
+def _lacks_end(file: BinaryIO) -> bool:
+    """As `jpeg_lacks_end`, mostly without reading all of it."""
+    file.seek(-len(JPEG_END), os.SEEK_END)
+    if file.read() == JPEG_END:
+        return False
+    file.seek(0)
+    return jpeg_lacks_end(file.read())
 
 
 def _signature(path: str) -> tuple[int | None, int | None]:
