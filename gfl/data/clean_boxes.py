@@ -132,7 +132,8 @@ class _Work:
         """Where file and listing differ in size, trust the file if the boxes fit it."""
         first = np.searchsorted(self.rows, np.arange(len(self.images) + 1))
         plausible = self.plausible()
-        ends = np.where(plausible[:, None], self.xywh[:, :2] + self.xywh[:, 2:], 0)
+        xywh = np.where(plausible[:, None], self.xywh, 0)
+        ends = xywh[:, :2] + xywh[:, 2:]
         for row, image in enumerate(self.images):
             if image.stated is None or tuple(image.stated) == image.size:
                 continue
@@ -148,6 +149,8 @@ class _Work:
             if not self.findings.add(kind, self._place(row), detail):
                 self.kept[row] = False
                 self.alive[rows] = False
+                for entry in self.entries[rows]:
+                    self.findings.add("lost_with_image", self.listing.place(entry))
 
     def clean(self) -> None:
         """Judge each box by itself, then look for repetitions."""
