@@ -1,5 +1,6 @@
 """The data set check: everything that is found in a config's data, as one table."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from gfl.config import SPLITS
 from gfl.data.findings import KINDS, Findings
 from gfl.errors import UserError
 from gfl.schema import Config
+from gfl.schema.model import Model
 
 COLUMNS = ("split", "kind", "count", "policy", "where")
 
@@ -81,6 +83,14 @@ def _splits(config: Config) -> list[str]:
     ]
 
 
+@functools.lru_cache(maxsize=8)
+def _strides(model: Model) -> tuple[int, ...]:
+    """Of the pyramid levels that the network makes."""
+    with torch.device("meta"):  # which costs no memory
+        network = build.build_model(Config(model=model), model.num_classes or 1, False)
+    return network.neck.strides
+
+
 def _describe(config: Config, dataset, findings: Findings) -> dict:
     part = {
         "findings": [
@@ -102,9 +112,7 @@ def _describe(config: Config, dataset, findings: Findings) -> dict:
             "images": len(np.unique(index[here])),
         }
     counts = {key: dataset.report[key] for key in list(dataset.report)[:4]}
-    with torch.device("meta"):  # strides cost no memory
-        model = build.build_model(config, len(dataset.class_names), load_pretrained=False)
-    levels = coverage(config, dataset, model.neck.strides)
+    levels = coverage(config, dataset, _strides(config.model))
     advice = [level._asdict() | {"advice": level.advice} for level in levels if level.edges]
     return part | {"counts": counts, "reg_max": advice}
 

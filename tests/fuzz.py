@@ -33,9 +33,9 @@ def spots(value: object, path: tuple = ()) -> list[tuple]:
 
 
 def mutated_values(values: dict | list, rng: random.Random) -> object:
-    """A copy with one to four values replaced, removed, renamed, repeated or exchanged."""
+    """A copy with up to four values replaced, removed, renamed, repeated or exchanged."""
     values = copy.deepcopy(values)
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
         places = spots(values)
         if not places:
             break
@@ -52,7 +52,7 @@ def mutated_values(values: dict | list, rng: random.Random) -> object:
             )
         elif kind == "repeat" and isinstance(holder, list):
             holder.append(copy.deepcopy(holder[last]))
-        elif kind == "scale" and isinstance(holder[last], int | float):
+        elif kind == "scale" and isinstance(holder[last], int | float) and abs(holder[last]) < 1e9:
             holder[last] *= rng.choice((-1, 0, 1e-3, 1000, 1e9))
         elif kind == "exchange":
             other = rng.choice(places)
@@ -71,7 +71,7 @@ def mutated_values(values: dict | list, rng: random.Random) -> object:
 def mutated_text(text: str, rng: random.Random) -> bytes:
     """The same text with a few bytes, pieces or lines changed."""
     content = bytearray(text.encode())
-    for _ in range(rng.randint(1, 3)):
+    for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(len(content) + 1)
         until = min(at + rng.choice((1, 3, 20)), len(content))
         kind = rng.choice(("cut", "flip", "drop", "insert", "odd", "repeat"))

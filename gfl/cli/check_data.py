@@ -1,6 +1,7 @@
 """Check the data of a config before training: one table of what was found."""
 
 import argparse
+import sys
 
 from gfl.cli.command import require_folder, run, write_json
 
@@ -27,7 +28,9 @@ def check(args: argparse.Namespace) -> None:
 
     from gfl.data_check import check_data, table
 
-    report = check_data(
-        config, args.split, show=lambda rows: print(table(rows) if rows else "no findings")
-    )
+    def show(rows: list[dict]) -> None:
+        encoding = sys.stdout.encoding or "utf-8"
+        print(table(rows).encode(encoding, "backslashreplace").decode(encoding))
+
+    report = check_data(config, args.split, show)
     write_json(args.json, report)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gfl.errors import TrainingFailed, UserError
+from gfl.errors import TrainingFailed, UserError, printable
 
 
 def run(work: Callable[[], None]) -> int:
@@ -18,7 +18,7 @@ def run(work: Callable[[], None]) -> int:
     try:
         work()
     except UserError as error:
-        print(f"{prefix}error: {error}", file=sys.stderr)
+        print(f"{prefix}error: {printable(str(error))}", file=sys.stderr)
         return 2
     except TrainingFailed as error:
         print(f"{prefix}training failed: {error}", file=sys.stderr)

@@ -78,12 +78,19 @@ def _require_text(entry: dict, key: str, place: str) -> str:
     return entry[key]
 
 
+def _require_name(entry: dict, place: str) -> str:
+    name = _require_text(entry, "name", place)
+    if not name.isprintable():
+        raise UserError(f"{place}.name is {name!r}, expected characters that can be printed.")
+    return name
+
+
 def _categories(entries: list, json_file: Path, findings: Findings) -> dict[int, str]:
     categories: dict[int, str] = {}
     for number, entry in enumerate(entries):
         place = f"{json_file}: categories[{number}]"
         _require(entry, ("id", "name"), place)
-        category_id, name = _require_id(entry, place, findings), _require_text(entry, "name", place)
+        category_id, name = _require_id(entry, place, findings), _require_name(entry, place)
         if category_id in categories:
             both = f"{categories[category_id]!r} and {name!r}"
             raise UserError(f"{json_file}: category id {category_id} occurs twice, for {both}.")

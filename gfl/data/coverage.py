@@ -31,7 +31,7 @@ class LevelCoverage(NamedTuple):
         share = 100 * self.exceeding / max(self.edges, 1)
         more = " or add a level" if self.is_coarsest else ""
         return (
-            f"{share:.2g} % of the edges at stride {self.stride} ({self.exceeding} of "
+            f"{share:.3g} % of the edges at stride {self.stride} ({self.exceeding} of "
             f"{self.edges}) exceed reg_max {self.reg_max}: use model.reg_max={self.needed}{more}"
         )
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gfl.errors import UserError
+from gfl.errors import UserError, printable
 
 # Names of a kind that a finished data set keeps; a `Findings` holds all of them.
 SHOWN = 5
@@ -149,7 +149,8 @@ class Findings:
             item: where it is.
             detail: what is there.
         """
-        self._items.setdefault(kind, []).append(f"{item}: {detail}" if detail else item)
+        text = printable(f"{item}: {detail}" if detail else item)
+        self._items.setdefault(kind, []).append(text.replace("\n", " "))
         return self.policy[kind] in ("repair", "note")
 
     def all(self) -> list[Finding]:

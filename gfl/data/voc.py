@@ -128,8 +128,8 @@ def _read_page(path: Path, findings: Findings) -> _Page | None:
 
 def _read_object(entry: ElementTree.Element, place: str, findings: Findings) -> _Object | None:
     name = (entry.findtext("name") or "").strip()
-    if not name:
-        findings.add("unknown_category", place, "no name")
+    if not name or not name.isprintable():
+        findings.add("unknown_category", place, f"name is {name!r}")
         return None
     corners = [
         read_number(entry.findtext(f"bndbox/{key}"))[0] for key in ("xmin", "ymin", "xmax", "ymax")

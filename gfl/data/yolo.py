@@ -136,8 +136,8 @@ def _names(content: dict, file: Path) -> dict[int, str]:
     for number, name in names.items():
         if read_whole(number)[0] is None or isinstance(number, str) or number < 0:
             raise UserError(f"{file}: names has the key {number!r}, expected 0, 1, 2, ...")
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{file}: class {number} is named {name!r}: write it in quotes.")
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise UserError(f"{file}: class {number} is named {name!r}: write text, in quotes.")
     if len(set(names.values())) < len(names):
         raise UserError(f"{file}: names {list(names.values())} has a name twice.")
     stated = content.get("nc")

@@ -100,7 +100,7 @@ class Data(Section):
     """Subtracted from RGB in 0..255."""
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
     """Divides RGB after the mean is subtracted."""
-    workers: Int = Field(default=2, ge=0)
+    workers: Int = Field(default=2, ge=0, le=1024)
     """Loading processes of each training process."""
     group_by_aspect: bool = True
     """Keep wide and tall images apart, so that less is padded."""
