@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from builders import tiny_config, tiny_values, write_coco, write_formats
+from conftest import REPOSITORY
 from messy_set import write_messy_set
 
 import gfl
@@ -100,6 +101,14 @@ def test_every_format_is_checked(capsys, tmp_path):
         assert [["train", "images", "3"], ["val", "images", "2"]] == [
             row for row in rows if row[1] == "images" and len(row) == 3
         ]
+
+
+def test_documentation_lists_every_policy():
+    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        if not kind.is_note:
+            policies = ", ".join(kind.policies)
+            assert f"| `{name}` | {kind.what} | {policies} | {kind.repaired} |" in text
 
 
 # reg_max

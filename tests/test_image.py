@@ -136,6 +136,7 @@ def test_jpeg_with_bytes_after_its_end_is_whole(tmp_path):
     assert inspect_image(str(path)) == ImageFacts(48, 64)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd metadata
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_damaged_files_end_in_a_message_and_both_agree(tmp_path, format):
     content = encoded(format)
