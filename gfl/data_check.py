@@ -1,7 +1,7 @@
 """The data set check: everything that is found in a config's data, as one table."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ COLUMNS = ("split", "kind", "count", "policy", "where")
 
 
 def check_data(
-    config: Config, split: str = "all", show: Callable[[list[dict]], None] = lambda rows: None
+    config: Config, split: str = "all", show: Callable[[dict], None] = lambda report: None
 ) -> dict:
     """Read the data of a config as training does, without stopping at the first defect.
 
     Args:
         config: as for training.
         split: "train", "val", "test", or "all" that there are.
-        show: takes the rows of the table, also before an error is raised.
+        show: takes what is returned, also before an error is raised.
 
     Returns:
         {"splits": {split: {"counts", "classes", "findings", "reg_max"}}, "errors": [...]};
@@ -56,15 +56,16 @@ def check_data(
         except UserError as error:
             report["errors"].append(f"{name}: {error}")
         report["splits"][name] = _describe(config, dataset, findings)
-    show([row for name, part in report["splits"].items() for row in _rows(name, part)])
+    show(report)
     if report["errors"]:
         raise UserError("\n".join(report["errors"]))
     return report
 
 
-def table(rows: Sequence[dict], width: int = 100) -> str:
-    """Rows as aligned text; the last column is cut to `width` characters."""
-    cells = [COLUMNS] + [[str(row[key]) for key in COLUMNS] for row in rows]
+def table(report: dict, width: int = 100) -> str:
+    """What `check_data` returns as aligned text; the last column is cut to `width` characters."""
+    rows = [row for name, part in report["splits"].items() for row in _rows(name, part)]
+    cells = [COLUMNS, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS) - 1)]
     lines = []
     for row in cells:
@@ -117,7 +118,8 @@ def _describe(config: Config, dataset, findings: Findings) -> dict:
     return part | {"counts": counts, "reg_max": advice}
 
 
-def _rows(split: str, part: dict) -> list[dict]:
+def _rows(split: str, part: dict) -> list[tuple]:
+    """The rows of a split, as `COLUMNS` names them."""
     rows = [(key, count, "", "") for key, count in part["counts"].items()]
     rows += [
         (f"class {name}", found["objects"], "", f"in {found['images']} images")
@@ -132,4 +134,4 @@ def _rows(split: str, part: dict) -> list[dict]:
         for level in part["reg_max"]
         if level["exceeding"]
     ]
-    return [dict(zip(COLUMNS, (split, *row), strict=True)) for row in rows]
+    return [(split, *row) for row in rows]

@@ -85,7 +85,11 @@ class _Writer:
             )
         for category, box in objects:
             self.object(
-                image_id, category, [v * scale for v in box], None if alive else "lost", alive=alive
+                image_id,
+                category,
+                [v * scale for v in box],
+                None if alive else "image_left_out",
+                alive=alive,
             )
         return image_id
 

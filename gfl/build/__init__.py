@@ -8,6 +8,7 @@ from gfl.build.data import (
     build_eval_loader,
     build_train_loader,
     data_warnings,
+    finding_lines,
 )
 from gfl.build.model import (
     ASSIGNERS,
@@ -41,4 +42,5 @@ __all__ = [
     "build_state",
     "build_train_loader",
     "data_warnings",
+    "finding_lines",
 ]

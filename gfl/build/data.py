@@ -78,13 +78,19 @@ def data_warnings(config: Config, dataset, strides: tuple[int, ...]) -> list[str
         dataset: a `DetectionDataset`; others have nothing to say.
         strides: of the pyramid levels, pixels.
     """
+    lines = finding_lines(dataset)
+    if hasattr(dataset, "objects"):
+        levels = coverage(config, dataset, strides)
+        lines += [level.advice for level in levels if level.exceeding]
+    return lines
+
+
+def finding_lines(dataset) -> list[str]:
+    """A line for each kind of finding: count, what was done, the first few items."""
     lines = []
     for finding in getattr(dataset, "findings", ()):
         more = ", ..." if finding.count > len(finding.items) else ""
         lines.append(f"{finding.count} {phrase(finding)}: {', '.join(finding.items)}{more}")
-    if hasattr(dataset, "objects"):
-        levels = coverage(config, dataset, strides)
-        lines += [level.advice for level in levels if level.exceeding]
     return lines
 
 

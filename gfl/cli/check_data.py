@@ -28,9 +28,9 @@ def check(args: argparse.Namespace) -> None:
 
     from gfl.data_check import check_data, table
 
-    def show(rows: list[dict]) -> None:
+    def show(report: dict) -> None:
         encoding = sys.stdout.encoding or "utf-8"
-        print(table(rows).encode(encoding, "backslashreplace").decode(encoding))
+        print(table(report).encode(encoding, "backslashreplace").decode(encoding))
+        write_json(args.json, report)
 
-    report = check_data(config, args.split, show)
-    write_json(args.json, report)
+    check_data(config, args.split, show)
