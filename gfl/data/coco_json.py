@@ -36,10 +36,10 @@ def read_coco_json(json_file: Path, folder: Path, findings: Findings) -> Listing
     categories = _categories(content["categories"], json_file, findings)
     images = _images(content["images"], json_file, findings)
     names = {image.id: image.file_name for image in images}
-    objects, taken = [], set()
+    objects, taken, file = [], set(), json_file.name
     for number, entry in enumerate(content["annotations"]):
-        found = _object(number, entry, names, categories, json_file.name, findings)
-        if found is not None and _has_id(entry, taken, number, json_file.name, findings):
+        found = _object(number, entry, names, categories, file, findings)
+        if found is not None and _has_id(entry, taken, number, file, findings):
             objects.append(found)
     count = len(content["annotations"])
     return Listing(str(json_file), folder, categories, images, objects, count)
@@ -135,10 +135,13 @@ def _object(
         findings.add("bad_annotation", f"{file}: annotations[{number}]", f"{entry!r:.80}")
         return None
     image_id, image_as_text = read_whole(entry.get("image_id"))
-    place = f"{file}: annotations[{number}] ({names.get(image_id, 'no image')})"
+
+    def add(kind: str, key: str, expected: str = "") -> bool:
+        place = f"{file}: annotations[{number}] ({names.get(image_id, 'no image')})"
+        return findings.add(kind, place, f"{key} is {entry.get(key)!r:.80}{expected}")
 
     def leave_out(kind: str, key: str, expected: str = "") -> None:
-        findings.add(kind, place, f"{key} is {entry.get(key)!r:.80}{expected}")
+        add(kind, key, expected)
 
     if image_id not in names:
         return leave_out("unknown_image", "image_id")
@@ -164,7 +167,7 @@ def _object(
         "area": area_as_text,
     }
     for key, is_text in texts.items():
-        if is_text and not findings.add("number_as_text", place, f"{key} is {entry[key]!r:.80}"):
+        if is_text and not add("number_as_text", key):
             return None
     numbers = tuple(value for value, _ in values)
     return ListedObject(number, image_id, category_id, numbers, bool(crowd), area)
@@ -173,10 +176,10 @@ def _object(
 def _has_id(entry: dict, taken: set, number: int, file: str, findings: Findings) -> bool:
     """Whether an annotation stays, as far as its id goes; ids serve to find repetitions only."""
     value, _ = read_whole(entry.get("id"))
-    place = f"{file}: annotations[{number}]"
     if value is None:
-        return findings.add("missing_annotation_id", place)
+        return findings.add("missing_annotation_id", f"{file}: annotations[{number}]")
     if value in taken:
+        place = f"{file}: annotations[{number}]"
         return findings.add("duplicate_annotation_id", place, f"id {value}")
     taken.add(value)
     return True

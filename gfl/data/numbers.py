@@ -5,6 +5,8 @@ import math
 
 def read_number(value: object) -> tuple[float | None, bool]:
     """A value as a float, and whether it was text; None for what is no number (true is none)."""
+    if type(value) is float:  # nearly all of them
+        return value, False
     is_text = isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None, False
