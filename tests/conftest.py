@@ -11,7 +11,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What is remembered of image files goes to a folder of this test run, not to the user's.
 _CACHE = tempfile.TemporaryDirectory()
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["GFL_CACHE"] = _CACHE.name
 # Another folder of the same format can be tried by this variable.
 REFERENCE = Path(os.environ.get("GFL_REFERENCE", REPOSITORY / "tests" / "reference"))
 

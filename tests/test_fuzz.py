@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from builders import tiny_values
+from builders import tiny_values, write_formats
 from conftest import REPOSITORY
 from fuzz import mutated_json, mutated_text, mutated_values
 
 from gfl.cli.check_data import main
 
 COUNT = 1000
+FOLDERS = 100
 SLOWEST = 10  # seconds
 
 
@@ -96,7 +97,6 @@ def test_fuzzed_configs_end_cleanly(folder, tmp_path, capsys, monkeypatch):
         status, error = ending(capsys, [config, "--split", "train"])
         statuses.append(status)
         assert len(error) < 20_000, number
-    print(statuses.count(0))
     assert 50 < statuses.count(0) < COUNT - 50
 
 
@@ -112,8 +112,31 @@ def test_fuzzed_annotations_end_cleanly_messy(folder, tmp_path, capsys):
         status, error = ending(capsys, [config, *override, "--split", "train"])
         statuses.append(status)
         assert "damaged.json" in error or status == 0 or "data.train" in error, (number, error)
-    print(statuses.count(0))
     assert 50 < statuses.count(0) < COUNT - 50
+
+
+@pytest.mark.parametrize(
+    ("format", "victim"),
+    [
+        ("yolo", "data.yaml"),
+        ("yolo", "labels/train/train_1.txt"),
+        ("voc", "Annotations/train_1.xml"),
+        ("voc", "ImageSets/Main/train.txt"),
+    ],
+)
+def test_fuzzed_folders_end_cleanly_messy(tmp_path, capsys, format, victim):
+    folder = write_formats(tmp_path, {"train": 2})[format]
+    config = tmp_path / "config.yaml"
+    values = tiny_values(folder)
+    values["data"]["format"] = format
+    config.write_text(yaml.safe_dump(values))
+    good = (folder / victim).read_text()
+    statuses = []
+    for number in range(FOLDERS):
+        (folder / victim).write_bytes(mutated_text(good, random.Random(20_000 + number)))
+        statuses.append(ending(capsys, [config, "--split", "train"])[0])
+    assert statuses.count(0) > 0
+    assert statuses.count(2) > 0 or victim.startswith(("labels", "Annotations"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -231,6 +232,8 @@ def test_cache_that_can_not_be_written_breaks_nothing(files, tmp_path):
 
 
 def test_cache_is_not_in_the_data_folder(files, tmp_path, monkeypatch):
+    assert image_facts.default_cache().parent == Path(os.environ["GFL_CACHE"])
+    monkeypatch.delenv("GFL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     assert image_facts.default_cache() == tmp_path / "user" / "gfl" / "images"
     before = sorted(os.listdir(tmp_path))

@@ -1,14 +1,18 @@
 """Data sets as users really have them: what becomes of every defect."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import tiny_values
 from conftest import REPOSITORY
 from judge_messy import Judged, outcome_table
 from messy_set import write_messy_set
 
+import gfl
+from gfl.config import parse_config
 from gfl.data.image import read_image
 
 # Folders of the same form as the project's own set, made elsewhere.
@@ -76,3 +80,17 @@ def test_messy_colours_are_right(judged):
 def test_messy_table_in_the_documentation_is_the_outcome(tmp_path):
     table = outcome_table([Judged(write_messy_set(tmp_path / "set"))])
     assert table in (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+
+
+def test_messy_set_trains_an_epoch_with_finite_losses(judged, tmp_path):
+    values = tiny_values(judged.folder, epochs=1, batch_size=8)
+    source = {"images": str(judged.folder / "images")}
+    source["annotations"] = str(judged.folder / "annotations" / "messy.json")
+    values["data"] |= {"path": None, "train": source, "val_fraction": 0.3}
+    outcome = gfl.train(parse_config(values), work_dir=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines if '"loss"' in line]
+    assert len(losses) > 2 and np.isfinite(losses).all()
+    assert outcome["last"]["AP"] >= 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "images whose file is missing left out" in log and "data.val_fraction 0.3" in log

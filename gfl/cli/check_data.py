@@ -30,7 +30,8 @@ def check(args: argparse.Namespace) -> None:
 
     def show(report: dict) -> None:
         encoding = sys.stdout.encoding or "utf-8"
-        print(table(report).encode(encoding, "backslashreplace").decode(encoding))
+        if any(part["counts"] or part["findings"] for part in report["splits"].values()):
+            print(table(report).encode(encoding, "backslashreplace").decode(encoding))
         write_json(args.json, report)
 
     check_data(config, args.split, show)

@@ -96,7 +96,9 @@ def inspect_images(paths: Sequence[str], cache: Path | None = None) -> list[Imag
 
 
 def default_cache() -> Path:
-    """The user's cache folder."""
+    """$GFL_CACHE, or gfl/ in the user's cache folder."""
+    if os.environ.get("GFL_CACHE"):
+        return Path(os.environ["GFL_CACHE"]) / "images"
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "gfl" / "images"
 

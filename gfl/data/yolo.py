@@ -44,7 +44,7 @@ class YoloFolder:
             raise UserError(f"{self.file} holds no keys and values, expected names, train, val.")
         self.names = _names(content, self.file)
         root = content.get("path") or "."
-        if not isinstance(root, str):
+        if not isinstance(root, str) or not root.isprintable():
             raise UserError(f"{self.file}: path is {root!r}, expected a folder.")
         self.root = self.file.parent / root
         self.entries = {split: content.get(split) for split in ("train", "val", "test")}
@@ -81,7 +81,8 @@ class YoloFolder:
     def _image_names(self, entry: object, split: str) -> list[str]:
         """File names of an entry of data.yaml, relative to the root."""
         if isinstance(entry, list):
-            return [name for part in entry for name in self._image_names(part, split)]
+            parts = [part if isinstance(part, str) else None for part in entry]
+            return [name for part in parts for name in self._image_names(part, split)]
         if not isinstance(entry, str):
             raise UserError(f"{self.file}: {split} is {entry!r}, expected a folder or a .txt list.")
         place = self._place(entry, split)

@@ -9,13 +9,15 @@ from gfl.data.findings import KINDS
 from gfl.errors import UserError
 from gfl.schema.section import Float, Int, Positive, Probability, Section
 
+Place = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+
 
 class Source(Section):
     """One set of images with its annotations."""
 
-    images: str
+    images: Place
     """Folder of the image files."""
-    annotations: str
+    annotations: Place
     """COCO json file."""
 
 
@@ -75,7 +77,7 @@ class Data(Section):
     """Where images come from and what is done to them."""
 
     format: Literal["coco", "voc", "yolo"] = "coco"
-    path: str | None = None
+    path: Place | None = None
     """Folder in the format's usual layout (docs/data.md)."""
     train: Sources | None = None
     """Overrides `path`, for COCO json; a list is concatenated."""
@@ -91,7 +93,7 @@ class Data(Section):
     """By kind of defect (docs/data.md)."""
     max_skipped: Probability = 0.5
     """Stop if a larger fraction of the images had to be left out."""
-    check_cache: str | None = None
+    check_cache: Place | None = None
     """Folder that remembers which image files were found good; null takes the user's cache."""
     train_size: Resize = Resize()
     test_size: Resize = Resize()
