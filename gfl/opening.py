@@ -5,6 +5,7 @@ import os
 import torch
 
 import gfl
+from gfl import build
 from gfl.data.batch import padded_size
 from gfl.data.shared_memory import shortage
 from gfl.distributed import world_size
@@ -29,9 +30,10 @@ def opening_lines(
         )
     for split, dataset in (("train", train_data), ("val", val_data)):
         report = getattr(dataset, "report", {"images": len(dataset)})
-        lines.append(
-            f"{split}: " + ", ".join(f"{number} {what}" for what, number in report.items())
-        )
+        counts = ", ".join(f"{number} {what}" for what, number in report.items())
+        lines.append(f"{split}: {counts}")
+        warnings = build.data_warnings(config, dataset, state.model.neck.strides)
+        lines += [f"{split}: {line}" for line in warnings]
     parameters = list(state.model.parameters())
     size = sum(p.numel() for p in parameters) / 1e6
     trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6

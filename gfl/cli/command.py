@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gfl.errors import TrainingFailed, TrainingStopped, UserError
+from gfl.errors import TrainingFailed, TrainingStopped, UserError, printable
 
 # What `run` gives for a training that a signal has ended (EX_TEMPFAIL of sysexits.h), for one that
 # failed, for a user's mistake, and for Ctrl-C before there was anything to save.
@@ -23,7 +23,7 @@ def run(work: Callable[[], None]) -> int:
     try:
         work()
     except UserError as error:
-        print(f"{prefix}error: {error}", file=sys.stderr)
+        print(f"{prefix}error: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
     except TrainingFailed as error:
         print(f"{prefix}training failed: {error}", file=sys.stderr)
