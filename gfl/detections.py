@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,6 +84,15 @@ class Detections(OnDevice):
             kept &= torch.isin(self.labels, self.labels.new_tensor(wanted))
         return self.select(kept)
 
+    def mirrored(self, width: float) -> Detections:
+        """The same in the mirror image: x becomes width - x, left becomes right."""
+        order = [2, 1, 0, 3]
+        boxes = self.boxes[:, order] * self.boxes.new_tensor([-1, 1, -1, 1])
+        boxes = boxes + boxes.new_tensor([width, 0, width, 0])
+        swapped = None if self.distributions is None else self.distributions[:, order]
+        doubt = self.edge_std[:, order]
+        return replace(self, boxes=boxes, edge_std=doubt, distributions=swapped)
+
     def to_coco(self, image_id: int) -> list[dict]:
         """COCO result entries: xywh in original pixels, the training data's category ids."""
         boxes = self.boxes.double().cpu().clone()
@@ -134,3 +143,15 @@ class Detections(OnDevice):
         deviations = self.edge_std.tolist() if doubt else None
         labels, scores = self.labels.tolist(), self.scores.tolist()
         return draw_boxes(image, self.boxes.tolist(), labels, names, scores, deviations)
+
+
+def concatenate(parts: list[Detections]) -> Detections:
+    """Detections of one image in one list, in the order of `parts` (at least one)."""
+    first = parts[0]
+    fields = ("boxes", "scores", "labels", "edge_std", "distributions")
+    joined = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in fields
+        if getattr(first, name) is not None
+    }
+    return replace(first, **joined)

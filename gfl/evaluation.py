@@ -1,5 +1,6 @@
 """Judging a checkpoint: `gfl.evaluate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,9 +8,13 @@ import torch
 from gfl import build
 from gfl.config import merge_overrides, parse_config
 from gfl.conversion import open_checkpoint
+from gfl.detections import DEFAULT_THRESHOLD
 from gfl.distributed import is_main, process_group
+from gfl.engine.curves import class_curves, confusion_matrix
+from gfl.engine.evaluate import coco_evaluation
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.errors import UserError
+from gfl.tta import extra_views
 
 
 def evaluate(
@@ -18,6 +23,9 @@ def evaluate(
     split: str = "val",
     dataset=None,
     say=print,
+    flip: bool = False,
+    scales: Sequence[int] = (),
+    plots: str | Path | None = None,
 ) -> tuple[dict, list[dict]]:
     """COCO numbers of a checkpoint on a split.
 
@@ -28,6 +36,9 @@ def evaluate(
         split: "val" or "test" (or "train").
         dataset: in place of the config's.
         say: takes messages.
+        flip: look at mirrored images too.
+        scales: more short sides, pixels, to look at.
+        plots: folder for precision_recall.png, f1.png and confusion.png.
 
     Returns:
         The numbers of `gfl.engine.evaluate.coco_metrics` and all COCO result entries.
@@ -51,11 +62,31 @@ def evaluate(
             for line in build.finding_lines(dataset):
                 say(f"{split}: {line}")
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-        return evaluate_model(
+        metrics, results = evaluate_model(
             model.to(device, memory_format=layout),
             build.build_eval_loader(config, dataset),
             build.build_postprocess(config),
             build.build_normalize(config, device),
             dataset,
             say,
+            views=extra_views(config, dataset, flip, scales),
         )
+        if plots is not None and is_main():
+            _plot(Path(plots), dataset, results, metrics["thresholds"])
+        return metrics, results
+
+
+def _plot(folder: Path, dataset, results: list[dict], thresholds: dict) -> None:
+    from gfl import plots
+
+    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    truth = dataset.ground_truth()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+    curves = class_curves(coco_evaluation(truth, results, names))
+    plots.save_curves(folder, {names[i]: curve for i, curve in curves.items()})
+    cuts = {i: thresholds[name] or DEFAULT_THRESHOLD for i, name in names.items()}
+    matrix, ids = confusion_matrix(truth, results, cuts)
+    plots.save_confusion(folder, matrix, [names[i] for i in ids])

@@ -18,9 +18,9 @@ from gfl.data.dataset import Sample
 from gfl.data.image import read_image
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
+from gfl.detections import DEFAULT_THRESHOLD, Detections
 from gfl.distributed import local_device
 from gfl.errors import UserError
-from gfl.structures import Detections
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -53,7 +53,11 @@ def load(
     model = build.build_model(config, len(names), load_pretrained=False)
     model.load_state_dict(content.get("ema") or content["model"])
     ids = tuple(content["class_map"]["category_ids"])
-    return Detector(model, config, names, ids, device, half, compile, fuse)
+    detector = Detector(model, config, names, ids, device, half, compile, fuse)
+    known = content.get("thresholds")
+    if known:
+        detector.thresholds = tuple(DEFAULT_THRESHOLD if t is None else t for t in known)
+    return detector
 
 
 class Detector:
@@ -63,6 +67,7 @@ class Detector:
         class_names: name of each label.
         category_ids: the training data's own id of each label.
         config: what it was trained with.
+        thresholds: recommended score of each class, or ().
         device: where it computes.
     """
 
@@ -80,6 +85,7 @@ class Detector:
         self.config, self.class_names, self.category_ids = config, class_names, category_ids
         self.device = local_device(device)
         self.half = half
+        self.thresholds: tuple[float, ...] = ()
         model = model.eval().requires_grad_(False)
         if fuse:
             model.backbone = fuse_conv_bn(model.backbone)
@@ -178,7 +184,12 @@ class Detector:
         with torch.autocast(self.device.type, kind, enabled=self.half):
             predictions = self.model(images)
         return [
-            replace(found.to("cpu"), names=self.class_names, category_ids=self.category_ids)
+            replace(
+                found.to("cpu"),
+                names=self.class_names,
+                category_ids=self.category_ids,
+                thresholds=self.thresholds,
+            )
             for found in postprocess(predictions, batch.metas)
         ]
 

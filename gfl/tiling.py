@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gfl.detections import Detections
+from gfl.detections import Detections, concatenate
 from gfl.postprocess import class_wise_nms
 
 # A box whose edge is that near to a window's inner border may be a part of an object, pixels.
@@ -56,7 +56,7 @@ def merge(
     """
     moved = [_moved(part, place) for part, place in zip(parts, places, strict=True)]
     cut = torch.cat([_is_cut(d.boxes, p, size) for d, p in zip(moved, places, strict=True)])
-    every = _concatenate(moved)
+    every = concatenate(moved)
     # Whole boxes come first, each group in the order of its scores.
     rank = every.scores - cut.to(every.scores)
     kept = class_wise_nms(every.boxes, rank, every.labels, nms_iou)
@@ -87,14 +87,3 @@ def _lies_in_a_whole_one(every: Detections, cut: Tensor, kept: Tensor) -> Tensor
     covered = shared / area[:, None] > COVERED
     same = labels[:, None] == labels[None]
     return parts & (covered & same & ~parts[None]).any(1)
-
-
-def _concatenate(parts: list[Detections]) -> Detections:
-    first = parts[0]
-    fields = ("boxes", "scores", "labels", "edge_std", "distributions")
-    joined = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in fields
-        if getattr(first, name) is not None
-    }
-    return replace(first, **joined)

@@ -6,6 +6,7 @@ from gfl import build
 from gfl.data.batch import Normalize
 from gfl.distributed import broadcast_buffers, is_main
 from gfl.drawing import save_picture
+from gfl.engine.evaluate import METRICS
 from gfl.engine.evaluate import evaluate as evaluate_model
 from gfl.engine.keeper import Keeper
 from gfl.engine.options import LoopOptions
@@ -80,7 +81,8 @@ class Validation:
         seconds = time.perf_counter() - started
         state.evaluated_step = state.step
         if not state.best or metrics["AP"] > state.best["AP"]:
-            self.keeper.save_best({"AP": metrics["AP"], "epoch": epoch})
+            thresholds = [metrics["thresholds"][name] for name in self.dataset.class_names]
+            self.keeper.save_best({"AP": metrics["AP"], "epoch": epoch}, thresholds)
         self._tell(epoch, metrics, seconds)
         self._draw_predictions()
         self.keeper.save_last()
@@ -93,7 +95,7 @@ class Validation:
             state.step,
             {
                 "epoch": epoch,
-                **{name: value for name, value in metrics.items() if name != "per_class"},
+                **{name: metrics[name] for name in METRICS},
                 **{f"AP/{name}": ap for name, ap in per_class.items() if ap is not None},
                 "weights": weights,
                 "eval_seconds": seconds,

@@ -191,9 +191,24 @@ def build_train_loader(config: Config, dataset):
     return BatchLoader(TransformedDataset(dataset, transform), sampler, data.workers)
 
 
-def build_eval_loader(config: Config, dataset):
-    """Each image once over all processes, in batches of one padded shape."""
-    short, long = config.data.test_size.short_range[1], config.data.test_size.long
+def build_eval_loader(
+    config: Config,
+    dataset,
+    short: int | None = None,
+    long: int | None = None,
+    mirrored: bool = False,
+):
+    """Each image once over all processes, in batches of one padded shape.
+
+    Args:
+        config: its `data` and `train` sections are used.
+        dataset: the samples.
+        short, long: bounds of the sides in pixels; default, `data.test_size`.
+        mirrored: left and right exchanged.
+    """
+    short = config.data.test_size.short_range[1] if short is None else short
+    long = config.data.test_size.long if long is None else long
+    transform = Transform(long, flip_horizontal=float(mirrored))
     sampler = EvalSampler(
         dataset.sizes,
         lambda size: padded_size(resized_size(size, short, long)),
@@ -202,4 +217,4 @@ def build_eval_loader(config: Config, dataset):
         rank(),
         world_size(),
     )
-    return BatchLoader(TransformedDataset(dataset, Transform(long)), sampler, config.data.workers)
+    return BatchLoader(TransformedDataset(dataset, transform), sampler, config.data.workers)

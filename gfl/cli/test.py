@@ -16,6 +16,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--results", metavar="FILE", help="write COCO results, original ids")
     parser.add_argument("--json", metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--plots", metavar="DIR", help="write curves and confusion as PNG files")
+    parser.add_argument("--flip", action="store_true", help="look at mirrored images too")
+    parser.add_argument(
+        "--scales",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="PX",
+        help="more short sides to look at",
+    )
     args = parser.parse_intermixed_args(argv)
     return run(lambda: test(args))
 
@@ -28,12 +38,24 @@ def test(args: argparse.Namespace) -> None:
     def say(message: str) -> None:
         print(message, file=sys.stderr)
 
-    metrics, results = evaluate(args.checkpoint, args.overrides, args.split, say=say)
+    metrics, results = evaluate(
+        args.checkpoint,
+        args.overrides,
+        args.split,
+        say=say,
+        flip=args.flip,
+        scales=args.scales,
+        plots=args.plots,
+    )
     write_json(args.results, results)
     write_json(args.json, metrics)
     if is_first_process():
         for name, value in metrics.items():
-            if name != "per_class":
+            if not isinstance(value, dict):
                 print(f"{name:8s}{value:.4f}")
         for name, value in metrics["per_class"].items():
-            print(f"AP of {name}: " + ("n/a (no objects)" if value is None else f"{value:.4f}"))
+            cut = metrics["thresholds"][name]
+            advice = "" if cut is None else f" (best F1 from score {cut:.2f} on)"
+            print(
+                f"AP of {name}: {'n/a (no objects)' if value is None else f'{value:.4f}'}{advice}"
+            )

@@ -14,6 +14,7 @@ from torch import nn
 
 from gfl.data.batch import Normalize
 from gfl.distributed import broadcast_object, gather_objects, is_main
+from gfl.engine.curves import class_curves
 from gfl.engine.diagnosis import diagnose
 from gfl.engine.memory import explained
 from gfl.structures import Batch, Detections
@@ -34,6 +35,7 @@ def detect(
     postprocess: Callable,
     normalize: Normalize,
     stop: Callable[[], bool] = lambda: False,
+    mirrored: bool = False,
 ) -> tuple[dict[int, Detections], float]:
     """Run the detector over this process's share of a data set, or until `stop()`.
 
@@ -56,7 +58,10 @@ def detect(
             for meta, detections in zip(
                 batch.metas, postprocess(predictions, batch.metas), strict=True
             ):
-                found[meta.image_id] = detections.to("cpu")
+                detections = detections.to("cpu")
+                if mirrored:
+                    detections = detections.mirrored(meta.original_size[1])
+                found[meta.image_id] = detections
     return found, highest.item()
 
 
@@ -67,6 +72,19 @@ def to_coco_results(found: dict[int, Detections], category_ids: tuple[int, ...])
         for image_id, detections in found.items()
         for entry in replace(detections, category_ids=category_ids).to_coco(image_id)
     ]
+
+
+def coco_evaluation(
+    truth: COCO, results: list[dict], class_names: dict[int, str], max_per_image: int = 100
+) -> COCOeval:
+    """pycocotools' evaluation, accumulated; arguments as in `coco_metrics`."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation = COCOeval(truth, _load_results(truth, results), "bbox")
+        evaluation.params.catIds = sorted(class_names)
+        evaluation.params.maxDets = sorted({1, 10, 100, max(100, max_per_image)})
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
 
 
 def coco_metrics(
@@ -82,14 +100,10 @@ def coco_metrics(
 
     Returns:
         The names of `METRICS`, fractions in 0..1 (-1 where there is no such object), and
-        `per_class`: {name: AP}, None for a class without objects.
+        `per_class`: {name: AP}, None for a class without objects, and `thresholds`: {name: score of
+        the best F1}, None for a class without hits.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(truth, _load_results(truth, results), "bbox")
-        evaluation.params.catIds = sorted(class_names)
-        evaluation.params.maxDets = sorted({1, 10, 100, max(100, max_per_image)})
-        evaluation.evaluate()
-        evaluation.accumulate()
+    evaluation = coco_evaluation(truth, results, class_names, max_per_image)
     # precision: (IoU threshold, recall, class, area, max detections), recall likewise without
     # the second; both -1 where there is nothing to find.
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
@@ -106,7 +120,14 @@ def coco_metrics(
     for number, category_id in enumerate(evaluation.params.catIds):
         ap = _mean(precision[:, :, number, 0, -1])
         per_class[class_names[category_id]] = None if ap == -1 else ap
-    return {**dict(zip(METRICS, numbers, strict=True)), "per_class": per_class}
+    return {
+        **dict(zip(METRICS, numbers, strict=True)),
+        "per_class": per_class,
+        "thresholds": {
+            class_names[category_id]: curve.threshold
+            for category_id, curve in class_curves(evaluation).items()
+        },
+    }
 
 
 def evaluate(
@@ -117,6 +138,7 @@ def evaluate(
     dataset,
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
+    views=None,
 ) -> tuple[dict | None, list[dict]]:
     """Detect on all processes, judge on the first.
 
@@ -127,12 +149,19 @@ def evaluate(
         dataset: has `ground_truth()`, `class_names`, `category_ids`.
         say: takes a diagnosis where AP is 0.
         stop: asked before each batch, by every process; true ends the detection.
+        views: a `gfl.tta.ExtraViews`, or None.
 
     Returns:
         The numbers of `coco_metrics`, the same on every process, and all result entries. None
         and what there is where `stop` was true on any process.
     """
     found, highest = detect(model, loader, postprocess, normalize, stop)
+    if views is not None:
+        more = [
+            detect(model, other, postprocess, normalize, stop, mirrored)[0]
+            for other, mirrored in views.loaders
+        ]
+        found = _merged([found, *more], views.merge)
     shares = gather_objects((to_coco_results(found, dataset.category_ids), highest, stop()))
     results = list(itertools.chain.from_iterable(share for share, _, _ in shares))
     if any(stopped for _, _, stopped in shares):
@@ -148,6 +177,23 @@ def evaluate(
             for line in diagnose(truth, results, class_names, highest, postprocess.score_threshold):
                 say(line)
     return broadcast_object(metrics), results
+
+
+def _merged(
+    found: list[dict[int, Detections]], merge: Callable[[list[Detections]], Detections]
+) -> dict[int, Detections]:
+    """All views of all processes merged, on the first process; the others keep nothing.
+
+    Processes get other images for other sizes, so that they have to be gathered first.
+    """
+    shares = gather_objects(found)
+    if not is_main():
+        return {}
+    by_image: dict[int, list[Detections]] = {}
+    for view in itertools.chain.from_iterable(shares):
+        for image_id, detections in view.items():
+            by_image.setdefault(image_id, []).append(detections)
+    return {image_id: merge(parts) for image_id, parts in by_image.items()}
 
 
 def _load_results(truth: COCO, results: list[dict]) -> COCO:

@@ -72,9 +72,14 @@ class Keeper:
         if problem is None:
             self.saved_step = self.state.step
 
-    def save_best(self, best: dict) -> None:
-        """Write best.pt, which holds what evaluation and use need; `best` is AP and epoch."""
-        content = {**self._content(), "AP": best["AP"], "best": best}
+    def save_best(self, best: dict, thresholds: list[float | None]) -> None:
+        """Write best.pt, which holds what evaluation and use need.
+
+        Args:
+            best: AP and epoch.
+            thresholds: of each class, the score of its best F1, or None.
+        """
+        content = {**self._content(), "AP": best["AP"], "thresholds": thresholds, "best": best}
         self._require_finite(BEST, content)
         self.state.best = best
         if is_main():

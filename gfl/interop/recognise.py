@@ -1,6 +1,5 @@
 """What a public checkpoint is: architecture from names and shapes, conventions from the rest."""
 
-import ast
 import re
 
 from torch import Tensor
@@ -114,21 +113,23 @@ def conventions(file: PublicFile) -> dict:
         "data": {},
     }
     pixels = values["data"]
+    number = r"\d{1,6}(?:\.\d{0,9})?"
     for key in ("mean", "std"):
-        if found := re.search(rf"\b{key}=(\[[\d., \n]+\])", text):
-            pixels[key] = ast.literal_eval(found[1])
+        triple = rf"\b{key}=\[\s*({number}),\s*({number}),\s*({number}),?\s*\]"
+        if found := re.search(triple, text):
+            pixels[key] = [float(found[i]) for i in (1, 2, 3)]
     if found := re.search(r"\b(?:bgr_)?to_rgb=(True|False)", text):
         pixels["color_order"] = "rgb" if found[1] == "True" else "bgr"
     test = text[text.find("test_pipeline") :] if "test_pipeline" in text else ""
-    if found := re.search(r"\b(?:img_)?scale=\((\d+), *(\d+)\)", test):
+    if found := re.search(r"\b(?:img_)?scale=\((\d{2,5}), *(\d{2,5})\)", test):
         long, short = sorted((int(found[1]), int(found[2])), reverse=True)
         pixels["test_size"] = {"short": short, "long": long}
-    for key, pattern in (
-        ("score_threshold", r"\bscore_thr=([\d.]+)"),
-        ("nms_iou", r"type='nms',\s*iou_thr(?:eshold)?=([\d.]+)"),
-        ("pre_nms_top_k", r"\bnms_pre=(\d+)"),
-        ("max_per_image", r"\bmax_per_img=(\d+)"),
+    for key, pattern, kind in (
+        ("score_threshold", rf"\bscore_thr=({number})\b", float),
+        ("nms_iou", rf"type='nms',\s*iou_thr(?:eshold)?=({number})\b", float),
+        ("pre_nms_top_k", r"\bnms_pre=(\d{1,6})\b", int),
+        ("max_per_image", r"\bmax_per_img=(\d{1,6})\b", int),
     ):
         if found := re.search(pattern, text):
-            values["postprocess"][key] = ast.literal_eval(found[1])
+            values["postprocess"][key] = kind(found[1])
     return values
