@@ -88,10 +88,7 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
             the comparison.
     """
     file = read_public_file(path)
-    state = {
-        name: tensor.detach().float() if tensor.is_floating_point() else tensor
-        for name, tensor in convert_state_dict(file.state).items()
-    }
+    state = convert_state_dict(file.state)
     if config is None:
         try:
             chosen, name = _recognised_config(file, state)
@@ -111,8 +108,9 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
     comparison = compare(state, network)
     if len(comparison.matched) != len(network) or comparison.unexpected:
         raise UserError(f"{path} does not fit {name}, for which it was taken:\n{comparison}")
+    state = {key: _as_kind_of(network[key], state[key], f"{path}: {key}") for key in network}
     content = {
-        "model": {key: state[key].contiguous() for key in network},
+        "model": state,
         "weights": "converted",
         "class_map": {"names": list(names), "category_ids": _category_ids(names)},
         "config": chosen.to_dict(),
@@ -131,6 +129,16 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
         },
     }
     return content, comparison
+
+
+def _as_kind_of(own: Tensor, theirs: Tensor, what: str) -> Tensor:
+    """Their values in our precision; raises UserError unless they are finite, of our kind."""
+    if own.is_floating_point() != theirs.is_floating_point() or theirs.is_complex():
+        raise UserError(f"{what} is {theirs.dtype}, expected {own.dtype}: a damaged file?")
+    values = theirs.detach().to(own.dtype).contiguous()
+    if not values.isfinite().all():
+        raise UserError(f"{what} holds values that are not finite: a damaged file?")
+    return values
 
 
 def _name_says_hash(file: PublicFile) -> bool | None:

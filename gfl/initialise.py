@@ -41,16 +41,15 @@ class Initialisation:
 
     @property
     def fraction(self) -> float:
-        """Share of the network's tensors that were taken over."""
+        """Share of all tensors, of the network and of the file, that both have in one shape."""
         seen = self.comparison
-        wanted = len(seen.matched) + len(seen.missing) + len(seen.mismatched)
-        return len(seen.matched) / wanted
+        return len(seen.matched) / max(sum(len(names) for names in vars(seen).values()), 1)
 
     def __str__(self) -> str:
         kept = ", ".join(self.kept_classes) or "none"
         new = ", ".join(self.new_classes) or "none"
         lines = [
-            f"init_from {self.source}: {self.fraction:.1%} of the tensors",
+            f"init_from {self.source}: {self.fraction:.1%} of the tensors fit",
             *str(self.comparison).splitlines(),
             f"classes with rows of the same name: {kept}",
             f"classes that start anew: {new}",
@@ -73,7 +72,8 @@ def initialise(model: nn.Module, class_names: tuple[str, ...], config: Config) -
             share of tensors.
 
     Raises:
-        UserError: the file can not be read, or too little of it fits.
+        UserError: the file can not be read, too little of it fits, or something that it does not
+            hold is frozen.
     """
     content = open_checkpoint(config.init_from)
     theirs: dict[str, Tensor] = dict(content.get("ema") or content["model"])
@@ -100,13 +100,30 @@ def initialise(model: nn.Module, class_names: tuple[str, ...], config: Config) -
     )
     if outcome.fraction < config.init_min_matched:
         raise UserError(
-            f"only {outcome.fraction:.1%} of the network's tensors are in init_from="
-            f"{config.init_from}, expected {config.init_min_matched:.0%}. Use the config that the "
-            "file was trained with, or set init_min_matched lower if this is meant.\n"
+            f"only {outcome.fraction:.1%} of the tensors of the network and of init_from="
+            f"{config.init_from} fit, expected {config.init_min_matched:.0%}. Use the config that "
+            "the file was trained with, or set init_min_matched lower if this is meant.\n"
             f"{comparison}"
         )
+    _refuse_frozen_random(model, {*comparison.missing, *(n for n, _, _ in comparison.mismatched)})
     model.load_state_dict({**own, **{name: theirs[name] for name in comparison.matched}})
     return outcome
+
+
+def _refuse_frozen_random(model: nn.Module, random: set[str]) -> None:
+    """What the file does not give must be able to learn."""
+    model.train()
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
+            frozen |= {f"{name}.running_mean", f"{name}.running_var"}
+    stuck = sorted(random & frozen)
+    if stuck:
+        raise UserError(
+            f"{len(stuck)} tensors are not in init_from and would stay random, since they are "
+            f"frozen: {', '.join(stuck[:4])}{', ...' if stuck[4:] else ''}. Let them learn "
+            "(model.backbone.norm=batch, model.backbone.frozen_stages=0, train.freeze=[])."
+        )
 
 
 def _changed_conventions(theirs: dict, ours: dict) -> list[str]:

@@ -16,9 +16,6 @@ from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
 from gfl.sources import Source, Video, VideoWriter, read_or_explain
 
-# Endings that OpenCV writes; pictures of other kinds become .png.
-WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -56,7 +53,8 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
         UserError: the folder can not be written, or an output would fall on a source.
     """
     out = Path(wish.out)
-    targets = {source.name: _target(out, source) for source in sources}
+    targets = {source.name: out / source.name for source in sources}
+    Detections.check_classes(wish.classes, detector.class_names)
     originals = {Path(source.path).resolve() for source in sources if source.camera is None}
     for target in targets.values():
         if target.resolve() in originals:
@@ -129,13 +127,6 @@ def _detect_pictures(
             ]
         for (source, image), detections in zip(batch, found, strict=True):
             yield source, image, detections
-
-
-def _target(out: Path, source: Source) -> Path:
-    ending = source.name.suffix.lower()
-    if source.is_video:
-        return out / source.name.with_suffix(".mp4")
-    return out / (source.name if ending in WRITABLE else source.name.with_suffix(".png"))
 
 
 def _entry(source: Source, frame: int | None, image: np.ndarray, found: Detections) -> dict:

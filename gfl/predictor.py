@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse as fuse_conv_bn
 
 from gfl import build, tiling
 from gfl.config import parse_config
@@ -21,6 +20,7 @@ from gfl.data.transforms import Transform
 from gfl.detections import DEFAULT_THRESHOLD, Detections
 from gfl.distributed import local_device
 from gfl.errors import UserError
+from gfl.models.folding import folded
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -88,7 +88,7 @@ class Detector:
         self.thresholds: tuple[float, ...] = ()
         model = model.eval().requires_grad_(False)
         if fuse:
-            model.backbone = fuse_conv_bn(model.backbone)
+            model.backbone = folded(model.backbone)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         if compile:
             self.model.tensors = torch.compile(self.model.tensors, dynamic=True)

@@ -12,6 +12,8 @@ from gfl.data.image import read_image
 from gfl.errors import UserError
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+# Endings that OpenCV writes; pictures of other kinds become .png.
+WRITABLE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
 
@@ -21,7 +23,7 @@ class Source:
 
     Attributes:
         path: the file, or "camera N".
-        name: where its output goes, relative to the output folder, with the file's ending.
+        name: where its output goes, relative to the output folder.
         camera: the camera's number, or None.
     """
 
@@ -34,24 +36,26 @@ class Source:
         return self.camera is not None or Path(self.path).suffix.lower() in VIDEO_ENDINGS
 
 
-def find_sources(arguments: list[str]) -> list[Source]:
+def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
     """What the user names, in order; the output names are distinct.
 
     Args:
         arguments: image or video files, folders (searched at every depth), globs, camera numbers.
+        out: folder for outputs; what an earlier run wrote there is no source of a folder.
 
     Raises:
         UserError: a name that is nothing of that, or a folder without images.
     """
+    own = Path(out).resolve()
     found: list[Source] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_ENDINGS)
+            known = IMAGE_ENDINGS | VIDEO_ENDINGS
+            inside = (f for f in path.rglob("*") if f.suffix.lower() in known and f.is_file())
+            files = sorted(f for f in inside if own not in f.resolve().parents)
             if not files:
-                raise UserError(
-                    f"folder {path} holds no image : {', '.join(sorted(IMAGE_ENDINGS))}."
-                )
+                raise UserError(f"folder {path} holds no image or video.")
             found += [Source(str(file), file.relative_to(path)) for file in files]
         elif path.is_file():
             if path.suffix.lower() not in IMAGE_ENDINGS | VIDEO_ENDINGS:
@@ -68,7 +72,7 @@ def find_sources(arguments: list[str]) -> list[Source]:
                 raise UserError(
                     f"{argument} is no file, folder, camera number or pattern that matches a file."
                 )
-            found += find_sources(files)
+            found += find_sources(files, out)
     return _with_distinct_names(found)
 
 
@@ -76,13 +80,21 @@ def _with_distinct_names(sources: list[Source]) -> list[Source]:
     taken: set[Path] = set()
     distinct = []
     for source in sources:
-        name, number = source.name, 1
+        wanted = _output_name(source)
+        name, number = wanted, 1
         while name in taken:
             number += 1
-            name = source.name.with_stem(f"{source.name.stem}_{number}")
+            name = wanted.with_stem(f"{wanted.stem}_{number}")
         taken.add(name)
         distinct.append(Source(source.path, name, source.camera))
     return distinct
+
+
+def _output_name(source: Source) -> Path:
+    if source.is_video:
+        return source.name.with_suffix(".mp4")
+    writable = source.name.suffix.lower() in WRITABLE_ENDINGS
+    return source.name if writable else source.name.with_suffix(".png")
 
 
 class Video:

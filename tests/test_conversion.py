@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -427,6 +428,131 @@ def test_torchs_functions_can_not_be_changed_by_a_file(tmp_path):
     with pytest.raises(gfl.UserError, match="refused"):
         read_public_file(tmp_path / "a.pth")
     assert not hasattr(torch._utils._rebuild_tensor_v2, "a")
+
+
+def write_pickle(path, body: bytes, legacy: bool = False) -> None:
+    """A file of torch.save whose pickle is `body`."""
+    if legacy:
+        parts = [
+            pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+        ]
+        path.write_bytes(b"".join(parts) + body + pickle.dumps([], 2))
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", body)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+
+
+# A dict {key: None} with keys whose hash would recurse 400,000 deep or take 2^60 steps.
+DEEP = b"\x80\x02})" + b"\x85" * 400_000 + b"Ns."
+DOUBLING = b"\x80\x02})" + b"2\x86" * 60 + b"Ns."
+SET = b"\x80\x04\x8f()" + b"2\x86" * 60 + b"\x90."
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("body", [DEEP, DOUBLING, SET], ids=["deep", "doubling", "set"])
+def test_keys_that_would_end_or_hang_the_process_are_refused(body, legacy, tmp_path):
+    write_pickle(tmp_path / "a.pth", body, legacy)
+    with pytest.raises(gfl.UserError, match="damaged or no checkpoint"):
+        read_public_file(tmp_path / "a.pth")
+
+
+def test_storages_that_the_old_format_names_but_does_not_hold_are_refused(model, tmp_path):
+    """Their tensors would be whatever the memory held."""
+    path = write(tmp_path / "a.pth", model, "legacy")
+    content = path.read_bytes()
+    names = re.search(rb"\x80\x02\]q\x00\(.*?e\.", content, re.DOTALL)
+    assert names and len(names[0]) > 500
+    path.write_bytes(content[: names.start()] + pickle.dumps([], 2))
+    with pytest.raises(gfl.UserError, match="names storages that it does not hold"):
+        read_public_file(path)
+
+
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
+    small = torch.zeros(8)
+    torch.save({"state_dict": {"a": small.as_strided((1 << 20,), (0,))}}, tmp_path / "a.pth")
+    with pytest.raises(gfl.UserError, match="in a storage of 8 numbers"):
+        read_public_file(tmp_path / "a.pth")
+
+
+def test_flipped_bits_end_in_a_message_or_in_the_weights(model, tmp_path, capsys):
+    original = write(tmp_path / "a.pth", model).read_bytes()
+    rng = random.Random(0)
+    for _ in range(40):
+        damaged = bytearray(original)
+        for _ in range(3):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        (tmp_path / "b.pth").write_bytes(damaged)
+        assert main([str(tmp_path / "b.pth"), "--out", str(tmp_path / "b.pt")]) in (0, 2)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mean=[1.2.3], std=[,]",
+        "mean=[1.2.3, 1, 2]",
+        "score_thr=0.0.5 nms_pre=" + "9" * 5000,
+        "nms_pre=007",
+    ],
+)
+def test_strange_config_texts_do_no_harm(text, model, tmp_path):
+    content, _ = convert(write(tmp_path / "a.pth", model, meta={"config": text}))
+    assert content["config"]["data"]["mean"] == [123.675, 116.28, 103.53]
+
+
+def test_a_checkpoint_of_ours_is_not_converted_again(model, tmp_path, capsys):
+    assert main([str(write(tmp_path / "a.pth", model)), "--out", str(tmp_path / "a.pt")]) == 0
+    before = (tmp_path / "a.pt").read_bytes()
+    assert main([str(tmp_path / "a.pt"), "--out", str(tmp_path / "b.pt")]) == 2
+    assert "checkpoint of gfl already" in capsys.readouterr().err
+    assert (tmp_path / "a.pt").read_bytes() == before and not (tmp_path / "b.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "json_file", "says"),
+    [
+        ("a.pth", None, "is the source"),
+        ("folder", None, "is a folder"),
+        ("no/where.pt", None, "does not exist"),
+        ("x" * 300 + ".pt", None, "cannot write"),
+        ("a.pt", "a.pt", "both"),
+        ("a.pt", "a.pth", "is the source"),
+        ("a.pt", "folder", "is a folder"),
+        ("/dev/full", None, "is no plain file"),
+    ],
+)
+def test_outputs_that_would_do_harm_are_refused(out, json_file, says, model, tmp_path, capsys):
+    source = write(tmp_path / "a.pth", model)
+    (tmp_path / "folder").mkdir()
+    before = source.read_bytes()
+    arguments = [str(source), "--out", str(tmp_path / out)]
+    arguments += ["--json", str(tmp_path / json_file)] if json_file else []
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error
+    assert source.read_bytes() == before
+    assert {f.name for f in tmp_path.iterdir()} == {"a.pth", "folder"}
+
+
+def test_two_names_for_one_tensor_are_refused(model, tmp_path):
+    state = public_state(model)
+    state["head.cls_out.bias"] = state["bbox_head.gfl_cls.bias"] + 1
+    path = write_public_file(tmp_path / "a.pth", state, meta={"CLASSES": CLASSES})
+    with pytest.raises(gfl.UserError, match="head.cls_out.bias"):
+        convert(path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t.int(), lambda t: t.to(torch.complex64), lambda t: t * float("nan")]
+)
+def test_tensors_that_are_no_finite_floats_are_refused(change, model, tmp_path):
+    state = public_state(model)
+    state["bbox_head.gfl_cls.bias"] = change(state["bbox_head.gfl_cls.bias"])
+    path = write_public_file(tmp_path / "a.pth", state, meta={"CLASSES": CLASSES})
+    with pytest.raises(gfl.UserError, match="head.cls_out.bias"):
+        convert(path)
 
 
 def damaged_zip(path, model):

@@ -81,6 +81,34 @@ def test_little_in_common_stops_and_changes_nothing(source, tmp_path):
     assert "head.cls_tower.1.conv.weight" in outcome.comparison.missing
 
 
+def test_a_smaller_network_does_not_fit_silently(tmp_path):
+    """All of a ResNet-18's tensors are in a ResNet-34's file, and half of that is left over."""
+    theirs = small_model(backbone={"name": "resnet34", "pretrained": False})
+    path = write(tmp_path / "r34.pth", theirs)
+    config = config_from(path, tmp_path)
+    with pytest.raises(gfl.UserError, match=r"unexpected +\d+\n +backbone.layer1.2.conv1.weight"):
+        initialise(network(config, SOURCE), SOURCE, config)
+
+
+def test_what_the_file_lacks_must_be_able_to_learn(source, tmp_path):
+    _, path = source
+    values = config_from(path, tmp_path, init_min_matched=0.3).to_dict()
+    values["model"]["backbone"].update(name="resnet34", norm="frozen", frozen_stages=1)
+    frozen = parse_config(values)
+    with pytest.raises(gfl.UserError, match="would stay random.*backbone.layer1.2.bn1"):
+        initialise(network(frozen, SOURCE), SOURCE, frozen)
+    values["model"]["backbone"].update(norm="batch", frozen_stages=0)
+    learning = parse_config(values)
+    assert initialise(network(learning, SOURCE), SOURCE, learning).fraction < 0.9
+
+
+def test_random_weights_are_not_frozen_by_name(tmp_path):
+    values = tiny_values(tmp_path, freeze=["backbone"])
+    with pytest.raises(gfl.UserError, match="would freeze random weights"):
+        parse_config(values)
+    parse_config({**values, "init_from": "some.pt"})
+
+
 def test_changed_conventions_are_said(source, tmp_path):
     _, path = source
     config = config_from(path, tmp_path)
@@ -122,7 +150,7 @@ def test_fine_tuning_trains_from_the_weights(converted, tmp_path):
     work_dir = tmp_path / "run"
     gfl.train(config, work_dir=work_dir)
     log = (work_dir / "log.txt").read_text()
-    assert "100.0% of the tensors" in log
+    assert "100.0% of the tensors fit" in log
     assert "classes with rows of the same name: owl" in log
     trained, source = load_checkpoint(work_dir / "last.pt"), convert(tmp_path / "source.pth")[0]
     for weights in ("model", "ema"):

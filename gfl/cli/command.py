@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl.errors import TrainingFailed, TrainingStopped, UserError, printable
@@ -52,6 +52,33 @@ def require_folder(*paths: str | None) -> None:
     for path in paths:
         if path is not None and not Path(path).resolve().parent.is_dir():
             raise UserError(f"cannot write {path}: its folder does not exist.")
+
+
+def require_writable(
+    path: str | None, sources: Sequence[str] = (), others: Sequence[str] = ()
+) -> None:
+    """Refuse an output file that can not be, or that would fall on something of the user's.
+
+    Args:
+        path: where a file is to be written; an old one there is replaced.
+        sources: files that are read.
+        others: other outputs of the same command.
+    """
+    if path is None:
+        return
+    require_folder(path)
+    place = Path(path).resolve()
+    if any(place == Path(source).resolve() for source in sources):
+        raise UserError(f"{path} is the source itself: choose another place to write to.")
+    if any(place == Path(other).resolve() for other in others):
+        raise UserError(f"{path} is meant for both of two outputs: choose two files.")
+    try:
+        if place.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder.")
+        if place.exists() and not place.is_file():
+            raise UserError(f"cannot write {path}: it is no plain file.")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_json(path: str | None, content: object) -> None:

@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from gfl.cli.command import require_folder, run, write_json
+from gfl.cli.command import require_writable, run, write_json
+from gfl.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,14 +20,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> None:
     """Read, compare, write, and say what was done."""
-    require_folder(args.out, args.json)
+    require_writable(args.out, sources=[args.file])
+    require_writable(args.json, sources=[args.file], others=[args.out])
     from pathlib import Path
 
     from gfl.conversion import convert as convert_file
     from gfl.engine.checkpoint import save_checkpoint
 
     content, comparison = convert_file(args.file, args.config)
-    save_checkpoint(Path(args.out), content)
+    try:
+        save_checkpoint(Path(args.out), content)
+    except OSError as error:
+        raise UserError(f"cannot write {args.out}: {error.strerror or error}") from None
     source, config = content["source"], content["config"]
     names = content["class_map"]["names"]
     print(comparison)

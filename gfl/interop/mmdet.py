@@ -7,6 +7,8 @@ import re
 
 from torch import Tensor
 
+from gfl.errors import UserError
+
 # (pattern, replacement), tried in order; a replacement of None drops the entry.
 RENAMES: tuple[tuple[str, str | None], ...] = (
     (r"bbox_head\.(integral|distribution_project)\.project", None),  # a constant
@@ -37,7 +39,16 @@ def rename(name: str) -> str | None:
 
 
 def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An mmdet GFL state dict under our names, for a strict load."""
-    renamed = {rename(name): value for name, value in state.items()}
-    renamed.pop(None, None)
+    """An mmdet GFL state dict under our names, for a strict load.
+
+    Raises:
+        UserError: two entries mean the same tensor.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        ours = rename(name)
+        if ours in renamed:
+            raise UserError(f"two entries are {ours}; the second is {name!r}.")
+        if ours is not None:
+            renamed[ours] = value
     return renamed

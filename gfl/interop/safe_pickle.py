@@ -106,8 +106,9 @@ def _tensor(storage, offset, size, stride, *more):
     count = 1
     for side in size:
         count *= side
-    if count > len(storage):
-        raise ValueError(f"a tensor of size {tuple(size)} in a storage of {len(storage)} numbers")
+    held = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+    if count > held:
+        raise ValueError(f"a tensor of size {tuple(size)} in a storage of {held} numbers")
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, *more)
 
 

@@ -1,5 +1,6 @@
 """Deformable 3x3 convolutions, version 1 (offsets) and 2 (offsets and modulation)."""
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -49,9 +50,18 @@ class DeformableConv2d(nn.Conv2d):
         if self.version == 2:
             offset, mask = offset.split((2 * self.points, self.points), 1)
             mask = mask.sigmoid()
-        return deform_conv2d(
-            x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask
-        )
+        # In float32: the sampling has no half precision kernels on every device.
+        with torch.autocast(x.device.type, enabled=False):
+            return deform_conv2d(
+                x.float(),
+                offset.float(),
+                self.weight.float(),
+                None if self.bias is None else self.bias.float(),
+                self.stride,
+                self.padding,
+                self.dilation,
+                None if mask is None else mask.float(),
+            )
 
 
 def make_deformable(stage: nn.Module, version: int) -> None:

@@ -24,7 +24,7 @@ class Config(Section):
     init_from: str | None = None
     """A checkpoint (of gfl, or a public .pth) whose weights a training starts from."""
     init_min_matched: Probability = 0.9
-    """Least share of the network's tensors that `init_from` must hold."""
+    """Least share of the tensors of network and `init_from` that both have in one shape."""
     device: str | None = Field(default=None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N; null takes a GPU where there is one."""
 
@@ -37,6 +37,17 @@ class Config(Section):
                 "model.backbone: pretrained: false with norm: frozen or frozen_stages > 0 would "
                 "freeze random weights. Leave both out, or set pretrained or init_from"
             )
+        if self.init_from is None:
+            random = [
+                name
+                for name in self.train.freeze
+                if backbone.pretrained is False or name.split(".")[0] != "backbone"
+            ]
+            if random:
+                raise ValueError(
+                    f"train.freeze names {random}, which would freeze random weights. Set "
+                    "init_from" + ("" if backbone.pretrained else " or model.backbone.pretrained")
+                )
         return self
 
     def to_dict(self) -> dict:

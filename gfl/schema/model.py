@@ -23,6 +23,13 @@ class Backbone(Section):
     deformable_version: Literal[1, 2] = 2
     """1 moves the sampling points, 2 weighs them too."""
 
+    @model_validator(mode="after")
+    def _each_stage_once(self):
+        stages = self.deformable_stages
+        if len(set(stages)) < len(stages):
+            raise ValueError(f"deformable_stages is {list(stages)}, expected each stage once")
+        return self
+
     @property
     def resolved_norm(self) -> str:
         return self.norm or ("batch" if self.pretrained is False else "frozen")

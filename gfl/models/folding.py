@@ -1,0 +1,38 @@
+"""Batch-norm folded into the convolutions before it, for inference."""
+
+import copy
+
+import torch
+from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from gfl.models.deformable import DeformableConv2d
+from gfl.models.trainable import PICTURE
+
+# Folding reorders roundings; more than this share of an output's largest value is no rounding.
+TOLERANCE = 1e-3
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, DeformableConv2d) or super().is_leaf_module(module, name)
+
+
+@torch.no_grad()
+def folded(backbone: nn.Module) -> nn.Module:
+    """A copy in eval mode that has the batch norms inside its convolutions.
+
+    A network that can not be traced, or whose traced copy gives something else for a test
+    picture, is given back as it is: folding is for speed alone.
+    """
+    backbone = backbone.eval()
+    images = torch.rand(1, 3, *PICTURE, device=next(backbone.parameters()).device)
+    try:
+        inner = copy.deepcopy(backbone)
+        traced = fx.GraphModule(inner, _Tracer().trace(inner))
+        network = fuse(traced, inplace=True, no_trace=True)
+        pairs = list(zip(network(images), backbone(images), strict=True))
+    except Exception:  # tracing meets any Python that a network is written in
+        return backbone
+    same = all((a - b).abs().max() <= TOLERANCE * b.abs().max() + 1e-6 for a, b in pairs)
+    return network if same else backbone
