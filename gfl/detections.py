@@ -30,6 +30,9 @@ class Detections(OnDevice):
         names: the C class names, where they are known.
         category_ids: the training data's own id of each class, where they are known.
         thresholds: the score from which a class's detections are worth showing, where known.
+        edge_positions: (D, 4, reg_max + 1) where the bins of `distributions` lie, or None. Evenly
+            spaced; x for left and right, y for top and bottom, pixels of the original image. The
+            expectation is the side, as it was before boxes were clipped to the image.
     """
 
     boxes: Tensor
@@ -40,6 +43,7 @@ class Detections(OnDevice):
     names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     thresholds: tuple[float, ...] = ()
+    edge_positions: Tensor | None = None
 
     def __post_init__(self):
         count = self.scores.shape[0]
@@ -49,6 +53,9 @@ class Detections(OnDevice):
         check_shape("edge_std", self.edge_std, count, 4)
         if self.distributions is not None:
             check_shape("distributions", self.distributions, count, 4, None)
+        if self.edge_positions is not None:
+            bins = None if self.distributions is None else self.distributions.shape[2]
+            check_shape("edge_positions", self.edge_positions, count, 4, bins)
 
     def __len__(self) -> int:
         return self.scores.shape[0]

@@ -14,6 +14,7 @@ from gfl.detections import Detections
 from gfl.drawing import save_picture
 from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
+from gfl.html_page import Picture, html_page, make_picture
 from gfl.sources import Source, Video, VideoWriter, read_or_explain
 
 # Endings that OpenCV writes; pictures of other kinds become .png.
@@ -34,6 +35,7 @@ class Prediction:
         batch_size: images computed together.
         pictures: whether pictures and videos are written.
         frames: bound for each video.
+        html_limit: how many pictures predictions.html shows at most; None for no such page.
     """
 
     out: str
@@ -44,6 +46,12 @@ class Prediction:
     batch_size: int = 8
     pictures: bool = True
     frames: int | None = None
+    html_limit: int | None = None
+
+    @property
+    def distributions(self) -> bool:
+        """Whether detections are to carry their side distributions."""
+        return self.html_limit is not None
 
 
 def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
@@ -66,6 +74,7 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}") from None
     entries: list[dict] = []
+    page: list[Picture] = []
     skipped: dict[str, str] = {}
     counts: Counter = Counter()
 
@@ -74,6 +83,9 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
         found = found.filter(wish.score or 0.0, wish.classes)
         counts.update(found.class_names)
         entries.append(_entry(source, frame, image, found))
+        if len(page) < (wish.html_limit or 0):
+            title = source.path if frame is None else f"{source.path}, frame {frame}"
+            page.append(make_picture(title, image, found))
         return found.filter(wish.score).draw(image) if wish.pictures else image
 
     pictures = [source for source in sources if not source.is_video]
@@ -88,7 +100,7 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
         writer = VideoWriter(targets[source.name], video.rate)
         frames = itertools.islice(video, wish.frames)
         shown, seen = itertools.tee(frames)
-        found_frames = detector.stream(seen, wish.batch_size)
+        found_frames = detector.stream(seen, wish.batch_size, distributions=wish.distributions)
         with tqdm(total=video.length, unit="frame", desc=source.path) as bar:
             for number, (image, found) in enumerate(zip(shown, found_frames, strict=True)):
                 drawn = keep(source, number, image, found)
@@ -98,6 +110,9 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
         writer.close()
     text = json.dumps(entries, indent=1) + "\n"
     write_atomically(out / "predictions.json", lambda file: file.write(text.encode()))
+    if wish.html_limit is not None:
+        html = html_page(page, len(entries), wish.score)
+        write_atomically(out / "predictions.html", lambda file: file.write(html.encode()))
     return {
         "images": len(entries),
         "detections": sum(counts.values()),
@@ -110,6 +125,7 @@ def _detect_pictures(
     detector, sources: list[Source], wish: Prediction, skipped: dict, bar
 ) -> Iterator[tuple[Source, np.ndarray, Detections]]:
     """Readable pictures with what is in them; the others are noted in `skipped`."""
+    options = {"distributions": wish.distributions}
     for start in range(0, len(sources), wish.batch_size):
         batch = []
         for source in sources[start : start + wish.batch_size]:
@@ -121,10 +137,10 @@ def _detect_pictures(
             bar.update()
         images = [image for _, image in batch]
         if wish.tile is None:
-            found = detector.predict(images, wish.batch_size)
+            found = detector.predict(images, wish.batch_size, **options)
         else:
             found = [
-                detector.predict_tiled(image, wish.tile, wish.overlap, wish.batch_size)
+                detector.predict_tiled(image, wish.tile, wish.overlap, wish.batch_size, **options)
                 for image in images
             ]
         for (source, image), detections in zip(batch, found, strict=True):

@@ -144,6 +144,7 @@ class Detector:
         overlap: float = 0.25,
         batch_size: int = 8,
         score_threshold: float | None = None,
+        distributions: bool = False,
     ) -> Detections:
         """Find small objects in a large image: piece by piece, and in the whole.
 
@@ -163,7 +164,7 @@ class Detector:
             places.append((0, 0, size[1], size[0]))
         pieces = (image[y1:y2, x1:x2] for x1, y1, x2, y2 in places)
         options = self.config.postprocess
-        parts = self.predict(pieces, batch_size, score_threshold)
+        parts = self.predict(pieces, batch_size, score_threshold, distributions)
         return tiling.merge(parts, places, size, options.nms_iou, options.max_per_image)
 
     def _item(self, image, number: int):

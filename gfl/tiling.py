@@ -66,7 +66,11 @@ def merge(
 
 
 def _moved(part: Detections, place: tuple[int, int, int, int]) -> Detections:
-    return replace(part, boxes=part.boxes + part.boxes.new_tensor([*place[:2], *place[:2]]))
+    offset = part.boxes.new_tensor([*place[:2], *place[:2]])
+    positions = part.edge_positions
+    if positions is not None:
+        positions = positions + offset[:, None]
+    return replace(part, boxes=part.boxes + offset, edge_positions=positions)
 
 
 def _is_cut(boxes: Tensor, place: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
@@ -91,7 +95,7 @@ def _lies_in_a_whole_one(every: Detections, cut: Tensor, kept: Tensor) -> Tensor
 
 def _concatenate(parts: list[Detections]) -> Detections:
     first = parts[0]
-    fields = ("boxes", "scores", "labels", "edge_std", "distributions")
+    fields = ("boxes", "scores", "labels", "edge_std", "distributions", "edge_positions")
     joined = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in fields
