@@ -113,6 +113,7 @@ def test_tiles(checkpoint, pictures, tmp_path):  # noqa: F811
         (["OK", "--tile", "3"], "--tile"),
         (["OK", "--overlap", "1.5"], "--overlap"),
         (["OK", "--batch-size", "0"], "--batch-size"),
+        (["OK", "--html", "--html-limit", "0"], "--html-limit"),
         (["99"], "camera 99"),
     ],
 )
