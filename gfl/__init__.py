@@ -8,9 +8,23 @@ import importlib
 from gfl.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "evaluate", "load", "train"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "read_image",
+    "save_picture",
+    "train",
+]
 
-_LAZY = {"train": "gfl.training", "evaluate": "gfl.evaluation", "load": "gfl.predictor"}
+_LAZY = {
+    "evaluate": "gfl.evaluation",
+    "load": "gfl.predictor",
+    "read_image": "gfl.data.image",
+    "save_picture": "gfl.drawing",
+    "train": "gfl.training",
+}
 _SUBMODULES = "assigner boxes build config data engine losses models structures".split()
 
 

@@ -1,0 +1,117 @@
+"""The configuration explained: every key with its meaning, as Markdown and as a JSON Schema."""
+
+import types
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from gfl.schema import Config
+
+
+def json_schema() -> dict:
+    """A JSON Schema of config files, `extends` included, by which editors complete YAML."""
+    schema = Config.model_json_schema()
+    schema["title"] = "gfl config"
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Another config, relative to this one, whose values this one changes.",
+    }
+    return schema
+
+
+def markdown() -> str:
+    """Every key, its type, default and meaning, a table a section."""
+    parts = [
+        "# Configuration keys",
+        "",
+        "Written by `gfl config --markdown`; do not edit. `gfl config --schema FILE.json` writes "
+        "a JSON Schema:",
+        "put `# yaml-language-server: $schema=FILE.json` on the first line of a config, and "
+        "editors complete keys and",
+        "check values. On the command line a key is dotted: `train.epochs=3`.",
+        "",
+        "`extends: FILE.yaml` takes another file's values first.",
+    ]
+    parts += _section(Config, "")
+    return "\n".join(parts) + "\n"
+
+
+def _section(section: type[BaseModel], prefix: str) -> list[str]:
+    """The table of a section's own keys, then the sections inside it."""
+    rows, inner = [], []
+    for name, field in section.model_fields.items():
+        below = _sections_in(field.annotation)
+        if below and not isinstance(field.default, str | int | float | list):
+            if field.annotation is below[0]:
+                inner.append((f"{prefix}{name}", below[0]))
+                continue
+            known = [part for _, part in inner]  # what lists hold is explained once
+            inner += [(f"{prefix}{name}", part) for part in below if part not in known]
+        rows.append(
+            f"| `{prefix}{name}` | {_type(field.annotation)}{_limits(field)} | {_default(field)} "
+            f"| {_one_line(field.description)} |"
+        )
+    title = f"## `{prefix.removesuffix('.')}`" if prefix else "## Top level"
+    lines = ["", title, "", _one_line(section.__doc__)]
+    if rows:
+        lines += ["", "| key | type | default | meaning |", "|---|---|---|---|", *rows]
+    for name, part in inner:
+        lines += _section(part, f"{name}.")
+    return lines
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Schema sections that a value is, or that a list or mapping holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found = [part for inner in typing.get_args(annotation) for part in _sections_in(inner)]
+    return list(dict.fromkeys(found))
+
+
+def _type(annotation: Any) -> str:
+    """A type in words, escaped for a table."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(inner[0])
+    if origin is typing.Literal:
+        return " \\| ".join(f"`{value}`" for value in inner)
+    if origin in (typing.Union, types.UnionType):
+        return " \\| ".join(_type(part) for part in inner)
+    if origin is tuple and inner[-1] is not ...:
+        return f"{len(inner)} x {_type(inner[0])}"
+    if origin in (list, tuple):
+        return f"list of {_type(inner[0])}"
+    if origin is dict:
+        return f"{_type(inner[0])}: {_type(inner[1])}"
+    words = {type(None): "null", str: "text", int: "integer", float: "number", bool: "true/false"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+
+
+def _limits(field: FieldInfo) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
+    found = []
+    for item in field.metadata:
+        found += [
+            f"{sign} {getattr(item, key)}"
+            for key, sign in signs.items()
+            if getattr(item, key, None) is not None
+        ]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "see below"
+    words = {None: "null", True: "true", False: "false"}
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f"`{words.get(value, value) if isinstance(value, bool | None) else value}`"
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
