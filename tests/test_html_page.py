@@ -141,6 +141,18 @@ def test_order_limit_and_predictions_that_stay_the_same(
     assert (out / "predictions.html").read_text() == page
 
 
+def test_frames_of_a_video(checkpoint, tmp_path):  # noqa: F811
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (128, 96))
+    for _ in range(3):
+        writer.write(noise(96, 128))
+    writer.release()
+    assert run(checkpoint, video, "--out", tmp_path / "out", "--html", "--html-limit", 2) == 0
+    content = content_of((tmp_path / "out" / "predictions.html").read_text())
+    assert [p["title"] for p in content["pictures"]] == [f"{video}, frame {n}" for n in (0, 1)]
+    assert content["total"] == 3 and "ends" in content["pictures"][1]["boxes"][0]
+
+
 @pytest.mark.parametrize("options", [(), ("--tile", 64)])
 def test_the_distributions_of_a_network_lie_around_its_sides(
     options,
@@ -293,6 +305,9 @@ def test_names_show_as_themselves_and_recommended_scores_come_first(browser, tmp
     assert shown(browser) == [0, 1, 2]
     browser.find_element("id", "own").click()
     assert shown(browser) == [0, 1, 3, 4]
+    path.write_text(html_page([make_picture(title, noise(), found)], 1, score=0.498))
+    browser.refresh()
+    assert shown(browser) == [0, 1, 2, 3, 4]
     # Doubtful sides have a band, of one deviation to both sides; the sure one has none.
     bands = browser.find_elements("css selector", ".box[data-index='0'] .band")
     assert len(bands) == 3
