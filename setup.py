@@ -27,6 +27,7 @@ setup(
         "albumentations>=2.0.8,<2.1",
         "matplotlib",
         "opencv-python-headless",
+        "pillow",
         "pydantic>=2.7",
         "tensorboard",
         "pyyaml",

@@ -9,6 +9,11 @@ from gfl.structures import Assignment, Grid, Targets
 
 # A location is a positive only if it lies this far inside the object, pixels (mmdet, ATSS).
 MIN_INSIDE = 0.01
+# A location belongs to a crowd region if more than this share of its square anchor lies in it
+# (mmdet's `ignore_iof_thr` where it is used).
+CROWD_SHARE = 0.5
+# Crowd regions compared at once: bounds the memory, O(B * N * this).
+CROWD_CHUNK = 8
 
 
 class ATSSAssigner:
@@ -25,13 +30,17 @@ class ATSSAssigner:
     Args:
         top_k: candidates an object has on each level (fewer where the level is smaller).
         anchor_scale: side of a location's square anchor, in strides.
+        ignore_crowd: leave locations in crowd regions out of the classification loss (see
+            `in_crowd`); positives stay positives. False: such locations are background, as in the
+            reference.
 
     Source: arXiv 1912.02424 algorithm 1; mmdet `ATSSAssigner`.
     """
 
-    def __init__(self, top_k: int = 9, anchor_scale: float = 8.0):
+    def __init__(self, top_k: int = 9, anchor_scale: float = 8.0, ignore_crowd: bool = False):
         self.top_k = top_k
         self.anchor_scale = anchor_scale
+        self.ignore_crowd = ignore_crowd
 
     @torch.no_grad()
     def __call__(self, grid: Grid, targets: Targets) -> Assignment:
@@ -43,7 +52,8 @@ class ATSSAssigner:
 
         Returns:
             `Assignment`. Locations outside an image's `valid_size` have weight 0 and are neither
-            candidates nor positives.
+            candidates nor positives; with `ignore_crowd` those in crowd regions that are no
+            positives have weight 0 too.
         """
         index, is_candidate = self.candidates(grid, targets)
         centers = grid.centers[index]
@@ -59,8 +69,10 @@ class ATSSAssigner:
         num_slots = min(index[0].numel(), grid.strides.shape[0])
         is_positive = gt_index >= 0
         slot_positive, slots = is_positive.to(torch.uint8).topk(num_slots, dim=1)
-        weight = valid_locations(grid, targets.valid_size).float()
-        return Assignment(gt_index, weight, slots, slot_positive.bool())
+        counts = valid_locations(grid, targets.valid_size)
+        if self.ignore_crowd:
+            counts = counts & (is_positive | ~in_crowd(grid, targets, self.anchor_scale))
+        return Assignment(gt_index, counts.float(), slots, slot_positive.bool())
 
     def candidates(self, grid: Grid, targets: Targets) -> tuple[Tensor, Tensor]:
         """The `top_k` valid locations of each level nearest to each object's centre.
@@ -116,6 +128,32 @@ class ATSSAssigner:
         column = start[..., None] + torch.arange(window, device=center.device)
         distance = (column * stride + origin - center[..., None]).abs()
         return column, distance.masked_fill(column >= valid_cells[..., None], torch.inf)
+
+
+def in_crowd(grid: Grid, targets: Targets, anchor_scale: float) -> Tensor:
+    """Which locations lie mostly inside one crowd region of their image.
+
+    A location does if its square anchor, of `anchor_scale` strides, has more than half of its own
+    area inside a single one of `Targets.ignore_boxes`. Regions are not joined.
+
+    Returns:
+        (B, N) bool, computed in bounded memory and without waiting for the device.
+
+    Source: mmdet `MaxIoUAssigner`, `ignore_iof_thr` 0.5 with `ignore_wrt_candidates`.
+    """
+    half = anchor_scale * grid.strides[:, None, None] / 2
+    centers = grid.centers[:, None]
+    shape = (targets.boxes.shape[0], grid.strides.shape[0])
+    found = torch.zeros(shape, dtype=torch.bool, device=half.device)
+    for first in range(0, targets.ignore_boxes.shape[1], CROWD_CHUNK):
+        chunk = slice(first, first + CROWD_CHUNK)
+        boxes = targets.ignore_boxes[:, None, chunk]
+        top_left = torch.maximum(centers - half, boxes[..., :2])
+        bottom_right = torch.minimum(centers + half, boxes[..., 2:])
+        width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+        mostly = width * height > CROWD_SHARE * (2 * half[..., 0]).square()
+        found |= (mostly & targets.ignore_present[:, None, chunk]).any(-1)
+    return found
 
 
 def _mean_plus_std(iou: Tensor, is_candidate: Tensor) -> Tensor:

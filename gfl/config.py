@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from gfl.errors import UserError, did_you_mean
 from gfl.schema import Config
+from gfl.yaml_text import parse_yaml
 
 __all__ = ["Config", "load_config", "merge_overrides", "merge_values", "parse_config"]
 
@@ -57,7 +58,7 @@ def _read_layers(path: Path, seen: tuple[Path, ...]) -> dict:
     if path in seen:
         raise UserError(f"{path.name} extends itself: {' -> '.join(p.name for p in (*seen, path))}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
         hint = did_you_mean(path.stem, near)
@@ -83,7 +84,7 @@ def _parse_override(text: str) -> dict:
     if not equals or not all(key.split(".")):
         raise UserError(f"override {text!r} is not of the form key=value, such as train.epochs=3")
     try:
-        parsed: Any = yaml.safe_load(value)
+        parsed: Any = parse_yaml(value)
     except yaml.YAMLError:
         parsed = value
     for part in reversed(key.split(".")):

@@ -9,10 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gfl.errors import UserError
+from gfl.errors import TrainingFailed, TrainingStopped, UserError
 
-# Long enough for one rank to evaluate alone while the others wait, short enough to end a hang.
+# Long enough for one rank to evaluate alone while the others wait, short enough to end a hang. A
+# process that ends takes the others with it at once; this is for one that stands still.
 TIMEOUT = timedelta(minutes=30)
+# Name in the processes' common store of the first failure.
+FAILURE = "gfl/failure"
 
 
 def rank() -> int:
@@ -30,12 +33,20 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def restart_count() -> int:
+    """How often torchrun has started its processes again (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[torch.device]:
     """Join torchrun's processes if there are any, give this process's device, leave at the end.
 
     Args:
         device: "cpu", "cuda", "cuda:1", or None for CUDA where there is one.
+
+    Raises:
+        TrainingFailed: another process has ended; its error is in the message if it left one.
     """
     local = local_device(device)
     on_gpu = local.type == "cuda"
@@ -44,11 +55,57 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
     if "RANK" not in os.environ or dist.is_initialized():
         yield local
         return
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=TIMEOUT)
+    store, number, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # torchrun keeps its store when it starts its processes again: what those before have written
+    # (addresses of gloo, a signal, a failure) must not be read.
+    store = dist.PrefixStore(f"start_{restart_count()}", store)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield local
-    finally:
+    except TrainingStopped:
         dist.destroy_process_group()
+        raise
+    except Exception as error:
+        first = _first_failure(error)
+        # NCCL would wait here for the others, who may be waiting for us: there, exiting ends it.
+        if not on_gpu:
+            dist.destroy_process_group()
+        if first is not None:
+            raise TrainingFailed(first) from error
+        raise
+    dist.destroy_process_group()
+
+
+def shared_store() -> dist.Store | None:
+    """The key-value store that torchrun's processes share, None without torchrun."""
+    return dist.distributed_c10d._get_default_store() if dist.is_initialized() else None
+
+
+def _first_failure(error: Exception) -> str | None:
+    """Leave word for the other processes; give the word that another has left.
+
+    Args:
+        error: what ends this process.
+
+    Returns:
+        A message if `error` is only the echo of another process's end.
+    """
+    text = str(error)
+    is_echo = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in text.lower()
+    )
+    try:
+        if not is_echo:
+            word = f"rank {rank()}: {type(error).__name__}: {text}"
+            shared_store().compare_set(FAILURE, "", word)
+            return None
+        if shared_store().check([FAILURE]):
+            return f"stopped because of {shared_store().get(FAILURE).decode()}"
+    except RuntimeError:  # the store went down with its process
+        pass
+    first_line = text.splitlines()[0] if text else type(error).__name__
+    return f"another process is gone (killed, or out of memory?): {first_line}" if is_echo else None
 
 
 def local_device(device: str | None) -> torch.device:

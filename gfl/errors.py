@@ -16,6 +16,21 @@ class TrainingFailed(RuntimeError):
     """Training can not go on (a loss that stays non-finite): one message, exit status 1."""
 
 
+class TrainingStopped(RuntimeError):
+    """Training ended by a signal with everything saved: exit status 75, "start me again"."""
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin for a terminal or a log: control characters and halves of characters
+    escaped, lines kept."""
+    return "".join(
+        char
+        if char.isprintable() or char == "\n"
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """End a sentence: "; did you mean 'x'?" for the closest choice, "." when nothing is close."""
     close = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1)

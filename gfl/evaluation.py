@@ -48,6 +48,8 @@ def evaluate(
         if is_main():
             kind = "ema" if content.get("ema") else content["weights"]
             say(f"{checkpoint}: {kind} weights of epoch {content['epoch']:g}, split {split}")
+            for line in build.finding_lines(dataset):
+                say(f"{split}: {line}")
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         return evaluate_model(
             model.to(device, memory_format=layout),

@@ -3,7 +3,8 @@
 import os
 import platform
 import random
-import time
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,26 @@ from torch.nn.parallel import DistributedDataParallel
 import gfl
 from gfl import build
 from gfl.config import Config, load_config
-from gfl.distributed import broadcast_buffers, is_main, process_group, world_size
-from gfl.drawing import save_picture
-from gfl.engine.checkpoint import save_checkpoint
-from gfl.engine.evaluate import evaluate as evaluate_model
-from gfl.engine.optim import describe_rates
+from gfl.distributed import (
+    broadcast_object,
+    gather_objects,
+    is_main,
+    process_group,
+    restart_count,
+    world_size,
+)
+from gfl.engine.bad_batch import BadBatches
+from gfl.engine.keeper import BEST, LAST, Keeper
+from gfl.engine.precision import disagreement
 from gfl.engine.run_log import RunLog
+from gfl.engine.stop import StopSignal
 from gfl.engine.train import train_one_epoch
-from gfl.errors import UserError
+from gfl.errors import TrainingStopped
 from gfl.initialise import initialise
-from gfl.visualize import draw_predictions, save_first_batches
+from gfl.opening import memory_lines, opening_lines
+from gfl.resuming import restore
+from gfl.validation import Validation
+from gfl.visualize import save_first_batches
 from gfl.work_dir import describe_run, differences, start_work_dir
 
 
@@ -41,7 +52,8 @@ def train(
         train_dataset, val_dataset: in place of the config's; `dataset[i]` gives a
             `gfl.data.dataset.Sample`, and the attributes of `CocoDataset` are there.
         work_dir: gets checkpoints, logs and pictures (see the README).
-        resume: go on from `work_dir`/last.pt, or start if there is none.
+        resume: go on from `work_dir`/last.pt, or start if there is none. A process that torchrun
+            has started again does so in any case.
 
     Returns:
         {"best": {"AP", "epoch"}, "last": evaluation numbers, "weights": "ema" or "raw",
@@ -49,25 +61,29 @@ def train(
 
     Raises:
         UserError: anything that the user can mend.
-        TrainingFailed: the loss stays non-finite.
+        TrainingFailed: the loss stays non-finite, memory ran out, the last weights can not be
+            written, or another process has ended.
+        TrainingStopped: SIGTERM or SIGINT came; last.pt holds the step that was finished.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    with process_group(config.device) as device:
-        run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset)
+    resume = resume or restart_count() > 0
+    with StopSignal() as stop, process_group(config.device) as device:
+        run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset, stop)
         try:
             return run.train()
         finally:
-            run.log.close()
+            run.close()
 
 
 class _Run:
     """One training: what `train` builds, and the order in which things happen."""
 
-    def __init__(self, config, work_dir, device, resume, train_dataset, val_dataset):
+    def __init__(self, config, work_dir, device, resume, train_dataset, val_dataset, stop):
         self.config = config
         self.work_dir = work_dir
         self.device = device
-        checkpoint = start_work_dir(work_dir, resume)
+        self.stop = stop
+        checkpoint, note = start_work_dir(work_dir, resume)
         _seed(config)
         if train_dataset is None:
             train_dataset = build.build_dataset(config, "train")
@@ -76,10 +92,8 @@ class _Run:
             val_dataset = build.build_dataset(config, "val", self.class_names)
         self.train_data, self.val_data = train_dataset, val_dataset
         self.train_loader = build.build_train_loader(config, self.train_data)
-        self.val_loader = build.build_eval_loader(config, self.val_data)
         self.sampler = self.train_loader.batch_sampler
         self.criterion = build.build_criterion(config)
-        self.postprocess = build.build_postprocess(config)
         self.normalize = build.build_normalize(config, device)
         self.options = build.build_loop_options(config, self.sampler.steps_per_epoch)
         self.total_steps = self.options.epochs * self.options.steps_per_epoch
@@ -100,20 +114,35 @@ class _Run:
             ids = [device.index] if device.type == "cuda" else None
             self.network = DistributedDataParallel(self.state.model, device_ids=ids)
         if checkpoint is not None:
-            self._restore(checkpoint)
+            restore(self.state, checkpoint, config, self.class_names, self.options.steps_per_epoch)
         step = None if checkpoint is None else self.state.step
         folder = work_dir if is_main() else None
         self.log = RunLog(folder, step, self.state.evaluated_step)
-        self._introduce(checkpoint)
+        self.keeper = Keeper(
+            work_dir, self.state, self._facts(), self.options.steps_per_epoch, self.log.say
+        )
+        self.validation = Validation(
+            config, self.val_data, self.normalize, self.options, self.keeper, self.log, stop
+        )
+        self._introduce(checkpoint, note)
 
     def train(self) -> dict:
         """Train what is left, evaluating on the way."""
         self._draw_first_batches()
-        metrics = self._evaluate_if_due()
+        self._try_precision()
+        metrics = self._evaluate()
         self.log.start_progress(self.state.step, self.total_steps)
+        bad_batches = BadBatches(
+            self.work_dir / "bad_batches",
+            self.state.model,
+            self.criterion,
+            self.normalize,
+            self.options.precision,
+            getattr(self.train_data, "files_of", lambda image_id: ()),
+        )
         while self.state.step < self.total_steps:
-            epoch, done = divmod(self.state.step, self.options.steps_per_epoch)
-            self.sampler.set_position(epoch, done)
+            self._leave_if(self.stop.due(self.state.step))
+            self._set_position()
             train_one_epoch(
                 self.state,
                 self.network,
@@ -122,80 +151,81 @@ class _Run:
                 self.normalize,
                 self.options,
                 self.log,
-                self._save_last,
+                bad_batches,
+                self.keeper.save_last,
+                self.stop.due,
             )
-            self._save_last()
-            metrics = self._evaluate_if_due() or metrics
+            self.keeper.save_last()
+            self._leave_if(self.stop.due(self.state.step))
+            metrics = self._evaluate() or metrics
+        self.keeper.finish()
         best = self.state.best
-        for name in ("best.pt", "last.pt"):
-            ap = best.get("AP") if name == "best.pt" else (metrics or {}).get("AP")
-            known = "" if ap is None else f": AP {ap:.4f} on val ({self.weights} weights)"
+        for name in (BEST, LAST):
+            ap = best.get("AP") if name == BEST else (metrics or {}).get("AP")
+            known = "" if ap is None else f": AP {ap:.4f} on val ({self.keeper.weights} weights)"
             self.log.say(f"{self.work_dir / name}{known}")
-        outcome = {"best": best, "last": metrics, "weights": self.weights}
+        outcome = {"best": best, "last": metrics, "weights": self.keeper.weights}
         return {**outcome, "work_dir": str(self.work_dir)}
 
-    @property
-    def weights(self) -> str:
-        """Which weights are evaluated and kept: averaged or as they are."""
-        return "ema" if self.state.ema else "raw"
+    def close(self) -> None:
+        """End the loaders' processes, flush the logs."""
+        self.train_loader.close()
+        self.validation.loader.close()
+        self.log.close()
 
-    def _restore(self, checkpoint: dict) -> None:
-        if "optimizer" not in checkpoint:
-            raise UserError(f"{self.work_dir / 'last.pt'} holds weights only: nothing to resume.")
-        if tuple(checkpoint["class_map"]["names"]) != self.class_names:
-            raise UserError(
-                f"the checkpoint's classes {checkpoint['class_map']['names']} are not those of the "
-                f"data {list(self.class_names)}: resume with the data it was trained on."
-            )
-        if checkpoint["steps_per_epoch"] != self.options.steps_per_epoch:
-            raise UserError(
-                f"the checkpoint has {checkpoint['steps_per_epoch']} steps an epoch, this config "
-                f"and data give {self.options.steps_per_epoch}: resume with the same data and "
-                "train.batch_size."
-            )
-        before, now = checkpoint["config"]["train"]["optimizer"], self.config.train.optimizer
-        if before != now:
-            raise UserError(f"the checkpoint was trained with {before}, the config says {now}.")
-        try:
-            self.state.load_state_dict(checkpoint)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{self.work_dir / 'last.pt'} does not fit this config's model or optimizer: "
-                f"{str(error)[:500]}"
-            ) from None
+    def _evaluate(self) -> dict | None:
+        metrics = self.validation.run_if_due()
+        self._leave_if(self.validation.interrupted)
+        return metrics
 
-    def _introduce(self, checkpoint: dict | None) -> None:
+    def _leave_if(self, stopped: bool) -> None:
+        """End on a signal, all processes together, after the first has written its files."""
+        if not stopped:
+            return
+        number = next((n for n in gather_objects(self.stop.number) if n is not None), None)
+        held = broadcast_object(self.keeper.saved_step)
+        what = "no checkpoint" if held is None else f"{self.work_dir / LAST} holds step {held}"
+        raise TrainingStopped(
+            f"{signal.Signals(number).name}: stopped after step {self.state.step} of "
+            f"{self.total_steps}; {what}. The same command with --resume goes on."
+        )
+
+    def _set_position(self) -> None:
+        epoch, done = divmod(self.state.step, self.options.steps_per_epoch)
+        self.sampler.set_position(epoch, done)
+
+    def _try_precision(self) -> None:
+        """Turn half precision off where the next batch's outputs disagree with those in fp32."""
+        asked, state = self.config.train.precision, self.state
+        if asked == "fp32" or state.step >= self.total_steps:
+            return
+        if state.precision.get("asked") != asked:
+            self._set_position()
+            batch = self.train_loader.load(next(iter(self.sampler))).to(self.device)
+            images = self.normalize(batch.images, batch.input_sizes)
+            wrong = gather_objects(disagreement(state.model, images, asked))
+            wrong = next((text for text in wrong if text), None)
+            if wrong:
+                self.log.say(f"train.precision {asked} is turned off: {wrong}. Going on in fp32.")
+            state.precision = {"asked": asked, "used": "fp32" if wrong else asked}
+        self.options = replace(self.options, precision=state.precision["used"])
+        if state.precision["used"] == "fp32":
+            state.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
+
+    def _introduce(self, checkpoint: dict | None, note: str | None) -> None:
         """Say once what is trained on what, and keep the resolved config."""
-        train, say = self.config.train, self.log.say
         if is_main():
             describe_run(self.work_dir, self.config, self._class_map())
-        say(f"gfl {gfl.__version__}, torch {torch.__version__}, {world_size()} x {self.device}")
-        ids = zip(self.train_data.category_ids, self.class_names, strict=True)
-        mapping = ", ".join(f"{i} -> {n} {name}" for n, (i, name) in enumerate(ids))
-        say(f"{len(self.class_names)} classes (category id -> label): {mapping}")
-        if train.schedule == "multistep" and min(train.milestones, default=1) >= train.epochs:
-            say(f"train.milestones {train.milestones} lie beyond the last epoch: lr never drops")
-        for split, dataset in (("train", self.train_data), ("val", self.val_data)):
-            report = getattr(dataset, "report", {"images": len(dataset)})
-            say(f"{split}: " + ", ".join(f"{count} {what}" for what, count in report.items()))
-        count = sum(p.numel() for p in self.state.model.parameters())
-        trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
-        rates = describe_rates(self.state.optimizer)
-        say(
-            f"model: {count / 1e6:.2f} million parameters, {trained / 1e6:.2f} million train{rates}"
-        )
-        part = train.batch_size // world_size() // train.accumulate
-        say(
-            f"batch: {train.batch_size} = {world_size()} processes x {train.accumulate} parts x "
-            f"{part} images; lr {train.lr:g} for {train.lr_batch_size or train.batch_size} images "
-            f"-> {self.state.schedule.lr:g}"
-        )
-        for line in str(self.initialisation or "").splitlines():
-            say(line)
+        lines = [note] if note else []
+        lines += opening_lines(self.config, self.device, self.train_data, self.val_data, self.state)
+        lines += str(self.initialisation or "").splitlines()
+        lines += memory_lines(self.config, self.train_loader)
         if checkpoint is not None:
-            for line in differences(checkpoint["config"], self.config.to_dict()):
-                say(f"changed since the checkpoint: {line}")
-            say(f"resumed at step {self.state.step} of {self.total_steps}")
+            changes = differences(checkpoint["config"], self.config.to_dict())
+            lines += [f"changed since the checkpoint: {line}" for line in changes]
+            lines.append(f"resumed at step {self.state.step} of {self.total_steps}")
+        for line in lines:
+            self.log.say(line)
 
     def _class_map(self) -> dict:
         return {
@@ -209,88 +239,18 @@ class _Run:
             folder = self.work_dir / "train_batches"
             save_first_batches(self.train_loader, self.class_names, folder)
 
-    def _evaluate_if_due(self) -> dict | None:
-        """Evaluate at the end of an epoch that owes it; keep the best weights."""
-        state, options = self.state, self.options
-        epoch, within = divmod(state.step, options.steps_per_epoch)
-        due = epoch % self.config.train.eval_epochs == 0 or epoch == options.epochs
-        if within or not epoch or not due or state.evaluated_step == state.step:
-            return None
-        started = time.perf_counter()
-        broadcast_buffers(state.evaluated_model)
-        metrics, _ = evaluate_model(
-            state.evaluated_model,
-            self.val_loader,
-            self.postprocess,
-            self.normalize,
-            self.val_data,
-            self.log.say,
-        )
-        seconds = time.perf_counter() - started
-        state.evaluated_step = state.step
-        per_class = metrics["per_class"]
-        if not state.best or metrics["AP"] > state.best["AP"]:
-            state.best = {"AP": metrics["AP"], "epoch": epoch}
-            if is_main():
-                save_checkpoint(self.work_dir / "best.pt", self._content(AP=metrics["AP"]))
-        self.log.metrics(
-            state.step,
-            {
-                "epoch": epoch,
-                **{name: value for name, value in metrics.items() if name != "per_class"},
-                **{f"AP/{name}": ap for name, ap in per_class.items() if ap is not None},
-                "weights": self.weights,
-                "eval_seconds": seconds,
-            },
-        )
-        self.log.say(
-            f"epoch {epoch}: AP {metrics['AP']:.4f} AP50 {metrics['AP50']:.4f} "
-            f"AP75 {metrics['AP75']:.4f} ({self.weights} weights, val, {seconds:.1f} s), best AP "
-            f"{state.best['AP']:.4f} of epoch {state.best['epoch']}"
-        )
-        self._draw_predictions()
-        self._save_last()
-        return metrics
-
-    def _draw_predictions(self) -> None:
-        if is_main():
-            picture = draw_predictions(
-                self.state.evaluated_model,
-                self.val_loader,
-                self.postprocess,
-                self.normalize,
-                self.class_names,
-            )
-            save_picture(self.work_dir / "predictions.jpg", picture)
-            self.log.picture(self.state.step, "predictions", picture)
-
-    def _content(self, **more) -> dict:
-        """What every checkpoint of this run holds: enough to evaluate and to use it."""
+    def _facts(self) -> dict:
+        """What every checkpoint of this run holds besides weights: enough to use them."""
         return {
-            "model": self.state.evaluated_model.state_dict(),
-            "weights": self.weights,
             "class_map": self._class_map(),
             "config": self.config.to_dict(),
-            "step": self.state.step,
-            "epoch": self.state.step / self.options.steps_per_epoch,
             "versions": {
                 "gfl": gfl.__version__,
                 "torch": str(torch.__version__),
                 "torchvision": str(torchvision.__version__),
                 "python": platform.python_version(),
             },
-            **more,
         }
-
-    def _save_last(self) -> None:
-        if is_main():
-            content = {
-                **self._content(),
-                **self.state.state_dict(),
-                "weights": "raw",
-                "steps_per_epoch": self.options.steps_per_epoch,
-            }
-            save_checkpoint(self.work_dir / "last.pt", content)
 
 
 def _seed(config: Config) -> None:

@@ -7,35 +7,53 @@ import yaml
 
 from gfl.distributed import broadcast_object, is_main
 from gfl.engine.checkpoint import load_checkpoint, write_atomically
+from gfl.engine.keeper import LAST, PREVIOUS, find_last, reason, unfinished
 from gfl.errors import UserError
 from gfl.schema import Config
 
 
-def start_work_dir(work_dir: Path, resume: bool) -> dict | None:
-    """Make the work directory; give the checkpoint to resume from, if there is one."""
-    last = work_dir / "last.pt"
-    problem = None
+def start_work_dir(work_dir: Path, resume: bool) -> tuple[dict | None, str | None]:
+    """Make the work directory; give the checkpoint to resume from, and what to say about it.
+
+    Raises:
+        UserError: on every process alike: the directory is in use or can not be made, or its
+            checkpoints can not be read.
+    """
+    name = note = problem = None
     if is_main():
-        if last.exists() and not resume:
-            problem = (
-                f"{last} exists: this directory holds a training. Go on with --resume, or choose "
-                "another --work-dir."
-            )
-        else:
-            try:
-                work_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                problem = f"cannot make work directory {work_dir}: {error.strerror or error}"
-    problem = broadcast_object(problem)
+        try:
+            name, note = _start(work_dir, resume)
+        except UserError as error:
+            problem = str(error)
+    name, note, problem = broadcast_object((name, note, problem))
     if problem:
         raise UserError(problem)
-    return load_checkpoint(last) if resume and last.exists() else None
+    return load_checkpoint(work_dir / name) if name else None, note
+
+
+def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
+    for name in (LAST, PREVIOUS):
+        if (work_dir / name).exists() and not resume:
+            raise UserError(
+                f"{work_dir / name} exists: this directory holds a training. Go on with --resume, "
+                "or choose another --work-dir."
+            )
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        for part in unfinished(work_dir):
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make work directory {work_dir}: {reason(error)}") from None
+    return find_last(work_dir) if resume else (None, None)
 
 
 def describe_run(work_dir: Path, config: Config, class_map: dict) -> None:
     """Write config.yaml (resolved) and class_map.json."""
-    _write_text(work_dir / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-    _write_text(work_dir / "class_map.json", json.dumps(class_map, indent=1) + "\n")
+    try:
+        _write_text(work_dir / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+        _write_text(work_dir / "class_map.json", json.dumps(class_map, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to work directory {work_dir}: {reason(error)}") from None
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[str]:

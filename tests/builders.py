@@ -103,6 +103,54 @@ def write_coco(
     return folder
 
 
+def write_formats(folder: Path, splits: dict[str, int]) -> dict[str, Path]:
+    """The same data as a COCO, a VOC and a YOLO folder, with the ids that the latter two imply."""
+    coco = write_coco(folder / "coco", splits, categories=((0, "disc"), (1, "square")))
+    voc, yolo = folder / "voc", folder / "yolo"
+    for place in (voc / "Annotations", voc / "ImageSets" / "Main", voc / "JPEGImages"):
+        place.mkdir(parents=True)
+    for split in splits:
+        path = coco / "annotations" / f"{split}.json"
+        content = json.loads(path.read_text())
+        content["images"].sort(key=lambda image: image["file_name"])
+        new_id = {image["id"]: number for number, image in enumerate(content["images"], start=1)}
+        for image in content["images"]:
+            image["id"] = new_id[image["id"]]
+        for entry in content["annotations"]:
+            entry["image_id"] = new_id[entry["image_id"]]
+        path.write_text(json.dumps(content))
+        for place in ("images", "labels"):
+            (yolo / place / split).mkdir(parents=True)
+        for image in content["images"]:
+            objects = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+            _write_voc_and_yolo(coco, voc, yolo, split, image, objects)
+        names = [Path(image["file_name"]).stem for image in content["images"]]
+        (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    lines = ["names: [disc, square]", *(f"{split}: images/{split}" for split in splits)]
+    (yolo / "data.yaml").write_text("\n".join(lines) + "\n")
+    return {"coco": coco, "voc": voc, "yolo": yolo}
+
+
+def _write_voc_and_yolo(coco: Path, voc: Path, yolo: Path, split: str, image: dict, objects: list):
+    name, width, height = image["file_name"], image["width"], image["height"]
+    picture = (coco / "images" / name).read_bytes()
+    (voc / "JPEGImages" / name).write_bytes(picture)
+    (yolo / "images" / split / name).write_bytes(picture)
+    elements, rows = [], []
+    for entry in objects:
+        x, y, w, h = entry["bbox"]
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True)
+        box = "".join(f"<{key}>{value}</{key}>" for key, value in corners)
+        label = ("disc", "square")[entry["category_id"]]
+        elements.append(f"<object><name>{label}</name><bndbox>{box}</bndbox></object>")
+        numbers = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+        rows.append(f"{entry['category_id']} " + " ".join(map(repr, numbers)) + "\n")
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    text = f"<annotation><filename>{name}</filename>{size}{''.join(elements)}</annotation>"
+    (voc / "Annotations" / f"{Path(name).stem}.xml").write_text(text)
+    (yolo / "labels" / split / f"{Path(name).stem}.txt").write_text("".join(rows))
+
+
 def tiny_values(folder: Path, **train) -> dict:
     """A config of the smallest model that trains, as plain values."""
     return {

@@ -1,6 +1,7 @@
 """Fixtures and builders that several test files use."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# What is remembered of image files goes to a folder of this test run, not to the user's.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ["GFL_CACHE"] = _CACHE.name
 # Another folder of the same format can be tried by this variable.
 REFERENCE = Path(os.environ.get("GFL_REFERENCE", REPOSITORY / "tests" / "reference"))
 

@@ -13,7 +13,7 @@ import torch
 from builders import STRIDES, make_targets, pyramid, random_boxes, random_predictions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gfl.assigner import ATSSAssigner
+from gfl.assigner import ATSSAssigner, in_crowd
 from gfl.grid import ORIGINS, make_grid
 from gfl.losses import GFLCriterion
 from gfl.models.box_representation import GeneralBox
@@ -304,6 +304,78 @@ def test_image_is_assigned_alike_alone_in_a_batch_and_with_any_padding(extra):
         assert slots[0] == slots[1]
 
 
+# Crowd regions ----------------------------------------------------------------------------------
+
+
+def with_crowds(targets, crowds: list):
+    """The same targets with crowd regions, one list of boxes an image."""
+    count = max(len(image) for image in crowds)
+    boxes, present = torch.zeros(len(crowds), count, 4), torch.zeros(len(crowds), count).bool()
+    for row, image in enumerate(crowds):
+        if image:
+            boxes[row, : len(image)] = torch.tensor(image)
+            present[row, : len(image)] = True
+    return replace(targets, ignore_boxes=boxes, ignore_present=present)
+
+
+# Anchors of side 8 and 16 around the locations of SMALL, and the region (5, 0) to (24, 12).
+#   row y = 0, 8 x columns 0, 8, 16, 24 of stride 8: heights 4 and 8 of 8 lie in it; widths are
+#   0 (-4 ... 4), 7 (4 ... 12), 8 (12 ... 20), 4 (20 ... 28). Shares of 64:
+#     y = 0: 0, 28, 32, 16     none is more than half (32 is exactly half)
+#     y = 8: 0, 56, 64, 32     locations 5 and 6
+#   stride 16: (0, 0) 3 x 8, (16, 0) 16 x 8 = 128 of 256: exactly half, (x, 16): height 4. None.
+CROWD = [5.0, 0.0, 24.0, 12.0]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_locations_in_a_crowd_are_those_worked_by_hand_and_the_default_ignores_none(wanted):
+    targets = with_crowds(make_targets([[], []], size=(32, 32)), [[CROWD], []])
+    assigner = ATSSAssigner(anchor_scale=1.0, ignore_crowd=wanted)
+    left_out = [[row == 0 for row in image] for image in assigner(SMALL, targets).weight.tolist()]
+    crowd = [wanted and location in (5, 6) for location in range(20)]
+    assert left_out == [crowd, [False] * 20]
+    assert ATSSAssigner().ignore_crowd is False
+
+
+def test_regions_are_not_joined_and_their_number_does_not_matter():
+    # Location 5's anchor (4, 4) to (12, 12) lies half in each of two neighbours: in neither.
+    halves = [[0.0, 0.0, 8.0, 16.0], [8.0, 0.0, 16.0, 16.0]]
+    far = [[28.0, 28.0, 30.0, 30.0]] * 20
+    plain = make_targets([[]], size=(32, 32))
+    assert not in_crowd(SMALL, with_crowds(plain, [halves]), 1.0)[0, 5]
+    found = in_crowd(SMALL, with_crowds(plain, [[*far, CROWD]]), 1.0)  # beyond the first chunk
+    assert found[0].nonzero().flatten().tolist() == [5, 6]
+    padding = with_crowds(plain, [[CROWD]])
+    padding.ignore_present[:] = False
+    assert not in_crowd(SMALL, padding, 1.0).any()
+
+
+def test_a_positive_in_a_crowd_stays_positive():
+    # The object of the first hand-worked case owns locations 5 and 6; the crowd covers all.
+    targets = with_crowds(
+        make_targets([[[3, 4, 20, 12.5]]], size=(32, 32)), [[[-99.0, -99.0, 99.0, 99.0]]]
+    )
+    assignment = ATSSAssigner(top_k=3, anchor_scale=1.0, ignore_crowd=True)(SMALL, targets)
+    assert positives_of(assignment) == {5: 0, 6: 0}
+    assert assignment.weight.tolist() == [[float(number in (5, 6)) for number in range(20)]]
+
+
+def test_a_crowd_takes_its_locations_out_of_the_classification_loss():
+    """With and without: the loss differs by exactly the terms of the two locations."""
+    predictions = random_predictions(SMALL, num_images=1, reg_max=2)
+    targets = with_crowds(make_targets([[]], size=(32, 32)), [[CROWD]])
+    losses = {}
+    for ignore in (False, True):
+        criterion = GFLCriterion(ATSSAssigner(anchor_scale=1.0, ignore_crowd=ignore), GeneralBox(2))
+        losses[ignore] = criterion(predictions, targets)["loss_cls"]
+    logits = predictions.cls_logits[0, [5, 6]]
+    terms = torch.nn.functional.softplus(logits) * logits.sigmoid().square()  # QFL of label 0
+    assert (losses[False] - losses[True]).item() == pytest.approx(terms.sum().item(), rel=1e-4)
+    losses[True].backward()
+    rows = predictions.cls_logits.grad[0].abs().sum(-1)
+    assert [location for location in range(20) if rows[location] == 0] == [5, 6]
+
+
 # Memory -----------------------------------------------------------------------------------------
 
 # VmHWM is the largest resident memory of this process alone; ru_maxrss would start at the parent's.
@@ -311,7 +383,7 @@ MEASURE_MEMORY = """
 import re, torch
 from pathlib import Path
 from builders import make_targets, pyramid, random_boxes
-from gfl.assigner import ATSSAssigner
+from gfl.assigner import ATSSAssigner, in_crowd
 
 def mebibytes(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -342,6 +414,44 @@ def test_3000_objects_an_image_take_less_than_a_gibibyte():
     one, sixteen = (float(line) for line in run.stdout.split())
     print(f"3000 objects an image: {one:.0f} MiB above the input for 1 image, {sixteen:.0f} for 16")
     assert one < 1024 and sixteen < 1024
+
+
+MEASURE_CRITERION = """
+import re, torch
+from pathlib import Path
+from builders import make_targets, pyramid, random_boxes, random_predictions
+from gfl.assigner import ATSSAssigner
+from gfl.losses import GFLCriterion
+from gfl.models.box_representation import GeneralBox
+
+def mebibytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+torch.set_num_threads(1)
+grid = pyramid(800, 1344)
+criterion = GFLCriterion(ATSSAssigner(), GeneralBox(16))
+predictions = random_predictions(grid, num_images=1, num_classes=80)
+before = mebibytes("VmRSS")
+for count in (2, 3000):
+    targets = make_targets([random_boxes(count, 800, 1344)], [[0] * count], size=(800, 1344))
+    sum(criterion(predictions, targets).values()).backward()
+    print(mebibytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_losses_and_gradients_of_3000_objects_in_an_image_take_less_than_a_gibibyte():
+    tests = Path(__file__).resolve().parent
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE_CRITERION],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    two, many = (float(line) for line in run.stdout.split())
+    print(f"criterion and gradients, 800 x 1344: 2 objects {two:.0f} MiB, 3000 objects {many:.0f}")
+    assert two < 1024 and many < 1024
 
 
 # Nothing waits for the device -------------------------------------------------------------------
@@ -420,7 +530,8 @@ def calls_of_a_step(num_images: int, objects: int) -> list[str]:
     labels = [[row % 3 for row in range(objects)] for _ in boxes]
     targets = make_targets(boxes, labels, size=(96, 128))
     predictions = random_predictions(grid, num_images)
-    criterion = GFLCriterion(ATSSAssigner(), GeneralBox(16))
+    targets = with_crowds(targets, [[[0.0, 0.0, 64.0, 64.0]]] * num_images)
+    criterion = GFLCriterion(ATSSAssigner(ignore_crowd=True), GeneralBox(16))
     with NoWaiting() as mode:
         sum(criterion(predictions, targets).values()).backward()
     assert predictions.box_logits.grad is not None

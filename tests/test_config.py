@@ -534,3 +534,60 @@ def test_overrides_change_a_stored_source_and_do_not_drop_each_other(tmp_path):
 def test_a_shipped_config_is_found_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config("quickstart").data.path == "data/shapes"
+
+
+# Keys that are there twice, and YAML that does more than hold values
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["train:\n  lr: 0.1\n  epochs: 3\n  lr: 0.2\n", "a: 1\ntrain: {lr: 0.1}\nlr: 1\nlr: 2\n"],
+)
+def test_key_that_is_there_twice_is_named_with_its_lines(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    lines = [
+        number for number, line in enumerate(text.splitlines(), 1) if line.strip()[:3] == "lr:"
+    ]
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    words = f"key 'lr' is there twice, on line {lines[0]} and on line {lines[1]}"
+    assert str(path) in str(caught.value) and words in str(caught.value)
+
+
+def test_key_that_is_there_twice_on_one_line_or_in_an_override(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {lr: 0.1, lr: 0.2}\n")
+    with pytest.raises(UserError, match="'lr' is there twice, on line 1 and on line 1"):
+        load_config(path)
+
+
+def test_same_key_in_two_sections_or_merged_is_fine(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "train: &t {lr: 0.1, epochs: 3}\ndata: {train_size: {short: 100, long: 200}, "
+        "test_size: {short: 100, long: 200}}\n"
+    )
+    assert load_config(path).train.lr == 0.1
+    path.write_text("model: {neck: &n {channels: 64}, head: {<<: *n, stacked_convs: 2}}\n")
+    assert load_config(path).model.head.channels == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: !!python/object/apply:os.getcwd []", "a: 2021-99-99", "a: !!timestamp x", "[" * 9999],
+)
+def test_yaml_of_no_plain_values_is_refused(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_config(path)
+
+
+def test_policies_are_checked_by_name_and_value():
+    with pytest.raises(UserError, match="data.policy.missing_imge'; did you mean 'missing_image'"):
+        parse_config({"data": {"policy": {"missing_imge": "skip"}}})
+    with pytest.raises(UserError, match="data.policy.missing_image is 'repair'.*'skip' or 'fail'"):
+        parse_config({"data": {"policy": {"missing_image": "repair"}}})
+    policy = parse_config({"data": {"policy": {"missing_image": "fail"}}}).data.policy
+    assert (policy.missing_image, policy.bad_box) == ("fail", "skip")

@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
 from gfl.data.dataset import CocoDataset, read_image
+from gfl.data.findings import Findings
 from gfl.errors import UserError
 
 SIZE = (40, 60)
@@ -34,8 +35,8 @@ def folder(tmp_path):
 
 def content(*annotations: dict, categories=CATEGORIES) -> dict:
     """A COCO dict of a.png (id 10) and b.png (id 20); default: one object in each."""
-    first = {"image_id": 10, "category_id": 7, "bbox": [4, 6, 10, 12]}
-    second = {"image_id": 20, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    first = {"id": 1, "image_id": 10, "category_id": 7, "bbox": [4, 6, 10, 12]}
+    second = {"id": 2, "image_id": 20, "category_id": 3, "bbox": [1, 2, 3, 4]}
     return {
         "images": [
             {"id": number, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
@@ -54,15 +55,16 @@ def write(folder: Path, values, name: str = "file.json") -> tuple[Path, Path]:
     return folder / "images", folder / name
 
 
-def load(folder: Path, values=None, class_names=None) -> CocoDataset:
+def load(folder: Path, values=None, class_names=None, **policy) -> CocoDataset:
     """The data set of one file."""
-    return CocoDataset([write(folder, content() if values is None else values)], class_names)
+    source = write(folder, content() if values is None else values)
+    return CocoDataset([source], class_names, Findings(policy))
 
 
-def refusal(folder: Path, values, class_names=None) -> str:
+def refusal(folder: Path, values, class_names=None, **policy) -> str:
     """The message with which a file is refused."""
     with pytest.raises(UserError) as caught:
-        load(folder, values, class_names)
+        load(folder, values, class_names, **policy)
     return str(caught.value)
 
 
@@ -262,16 +264,19 @@ def test_boxes_are_clipped_dropped_and_counted(folder):
     assert dataset[0].boxes.tolist() == kept
     assert dataset[0].labels.tolist() == [0] * 4
     assert dataset.report["boxes clipped to their image"] == 2
-    assert dataset.report["boxes under 1 pixel left out"] == 4
+    assert dataset.report["boxes under 1 pixel left out"] == 2
+    assert dataset.report["boxes wholly outside their image left out"] == 1
+    assert dataset.report["boxes without positive width and height left out"] == 1
     assert dataset.report["boxes that are not finite left out"] == 2
     assert dataset.report["objects"] == 4
 
 
 def test_boxes_of_unknown_categories_and_images_are_counted(folder):
     known = {"image_id": 10, "category_id": 3, "bbox": [0, 0, 5, 5]}
+    other = {**known, "bbox": [1, 0, 5, 5]}
     dataset = load(
         folder,
-        content(known, {**known, "category_id": 99}, {**known, "image_id": 99}, known),
+        content(known, {**known, "category_id": 99}, {**known, "image_id": 99}, other),
     )
     assert dataset.report["boxes of unknown categories left out"] == 1
     assert dataset.report["boxes of unknown images left out"] == 1
@@ -299,7 +304,13 @@ def test_missing_files_are_named(folder):
     with pytest.raises(UserError, match=r"cannot read annotations .*nowhere\.json: No such file"):
         CocoDataset([(images, folder / "nowhere.json")])
     (images / "b.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 image files are missing in .*images/b\.png"):
+    dataset = CocoDataset([(images, annotations)])
+    assert dataset.image_ids.tolist() == [10]
+    assert dataset.report["images whose file is missing left out"] == 1
+    with pytest.raises(UserError, match=r"1 images whose file is missing, .*images/b\.png"):
+        CocoDataset([(images, annotations)], findings=Findings({"missing_image": "fail"}))
+    (images / "a.png").unlink()
+    with pytest.raises(UserError, match=r"none of the 2 images .* The first would be .*/a\.png"):
         CocoDataset([(images, annotations)])
 
 
@@ -322,9 +333,10 @@ def test_image_that_vanishes_after_loading(folder):
         (lambda v: {**v, "images": {}}, "has no list 'images'"),
         (lambda v: {"images": v["images"]}, "has no list 'annotations'"),
         (lambda v: {**v, "categories": None}, "has no list 'categories'"),
-        (lambda v: {**v, "images": [{"id": 1}]}, "images[0] lacks file_name, width, height"),
+        (lambda v: {**v, "images": [{"id": 1}]}, "images[0] lacks file_name"),
         (lambda v: {**v, "images": v["images"] + [3]}, "images[2] lacks id, file_name"),
-        (lambda v: {**v, "annotations": [{"image_id": 10}]}, "[0] lacks category_id, bbox"),
+        (lambda v: {**v, "annotations": [{"image_id": 10}]}, "none of its 1 annotations can"),
+        (lambda v: b"[" * 100_000, "is not valid JSON"),
         (lambda v: {**v, "categories": [{"id": 3}]}, "categories[0] lacks name"),
         (lambda v: {**v, "categories": [], "annotations": []}, "no categories or no images"),
         (lambda v: {**v, "images": [], "annotations": []}, "no categories or no images"),
@@ -336,12 +348,15 @@ def test_json_that_is_not_coco(folder, change, words):
     assert words in message
 
 
-@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, 4, 5], [], "1234", None, [1, 2, "3", 4]])
-def test_bbox_that_is_not_four_numbers(folder, box):
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, 4, 5], [], "1234", None, [1, 2, "x", 4]])
+def test_messy_bbox_that_is_not_four_numbers(folder, box):
     values = content()
     values["annotations"][1]["bbox"] = box
-    message = refusal(folder, values)
-    assert f"file.json: annotations[1].bbox is {box!r}, expected four numbers" in message
+    dataset = load(folder, values)
+    assert dataset.report["boxes that are not four numbers left out"] == 1
+    assert len(dataset[0].boxes) == 1 and len(dataset[1].boxes) == 0
+    message = refusal(folder, values, bad_box="fail")
+    assert f"file.json: annotations[1] (b.png): bbox is {box!r}, expected four" in message
 
 
 def test_image_id_listed_twice(folder):
@@ -369,12 +384,13 @@ def test_index_beyond_the_end_is_an_error(folder):
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [
-        ("images", "width", None),
-        ("images", "height", "40"),
         ("images", "id", "a"),
+        ("images", "id", 2**70),
+        ("images", "id", True),
         ("images", "file_name", None),
+        ("images", "file_name", ""),
         ("categories", "name", ["square"]),
-        ("annotations", "category_id", [3]),
+        ("categories", "id", 1.5),
     ],
 )
 def test_value_of_a_wrong_type_is_no_traceback(folder, part, key, value):
@@ -387,18 +403,218 @@ def test_value_of_a_wrong_type_is_no_traceback(folder, part, key, value):
     assert repr(value) in message
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "kind"),
+    [
+        ("images", "width", None, "missing_size"),
+        ("images", "height", "40", "missing_size"),
+        ("images", "height", -1, "missing_size"),
+        ("images", "id", "10", "number_as_text"),
+        ("annotations", "category_id", "7", "number_as_text"),
+        ("annotations", "bbox", ["4", 6, 10, 12], "number_as_text"),
+        ("annotations", "iscrowd", "0", "number_as_text"),
+        ("annotations", "area", "120.0", "number_as_text"),
+    ],
+)
+def test_messy_value_that_is_plain_is_repaired(folder, part, key, value, kind):
+    values = content()
+    values[part][0][key] = value
+    dataset = load(folder, values)
+    assert [(finding.kind, finding.count) for finding in dataset.findings] == [(kind, 1)]
+    want = load(folder)
+    assert dataset.sizes.tolist() == want.sizes.tolist()
+    for index in range(2):
+        assert dataset[index].boxes.tolist() == want[index].boxes.tolist()
+        assert dataset[index].labels.tolist() == want[index].labels.tolist()
+    assert repr(value)[:9] in refusal(folder, values, **{kind: "fail"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("category_id", [3], "unknown_category"),
+        ("category_id", None, "unknown_category"),
+        ("category_id", True, "unknown_category"),
+        ("image_id", {}, "unknown_image"),
+        ("iscrowd", "perhaps", "bad_annotation"),
+        ("iscrowd", 2, "bad_annotation"),
+    ],
+)
+def test_messy_value_that_is_not_plain_leaves_the_annotation_out(folder, key, value, kind):
+    values = content()
+    values["annotations"][0][key] = value
+    dataset = load(folder, values)
+    assert (dataset.findings[0].kind, dataset.findings[0].count) == (kind, 1)
+    assert [len(dataset[index].boxes) for index in range(2)] == [0, 1]
+    assert f"{key} is {value!r}" in refusal(folder, values, **{kind: "fail"})
+
+
+@pytest.mark.parametrize("value", [7.0, False, None])
+def test_messy_value_that_needs_no_word(folder, value):
+    values = content()
+    values["annotations"][0]["category_id" if value == 7 else "iscrowd"] = value
+    assert load(folder, values).findings == ()
+
+
+def test_messy_area_is_computed_where_it_is_no_area(folder):
+    values = content()
+    for annotation, area in zip(values["annotations"], (-1, float("nan")), strict=True):
+        annotation["area"] = area
+    areas = [entry["area"] for entry in truth_of(load(folder, values)).dataset["annotations"]]
+    assert areas == [120, 12]
+
+
+def test_messy_ids_of_annotations(folder):
+    values = content()
+    values["annotations"][1]["id"] = 1
+    dataset = load(folder, values)
+    assert [finding.kind for finding in dataset.findings] == ["duplicate_annotation_id"]
+    assert [len(dataset[index].boxes) for index in range(2)] == [1, 1]
+    assert len(load(folder, values, duplicate_annotation_id="skip")[1].boxes) == 0
+
+
+def test_messy_files_of_fractions_or_corners_are_refused_or_converted(folder):
+    boxes = [[10, 20, 20, 10], [30, 5, 25, 30], [2, 3, 20, 30], [5, 25, 50, 10], [40, 20, 9, 9]]
+    fractions = [[x / 60, y / 40, w / 60, h / 40] for x, y, w, h in boxes]
+    corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    for wrong, kind, said in (
+        (fractions, "normalised_file", "5 of 5 boxes are within 0..1.5"),
+        (corners, "xyxy_file", "4 of 5 boxes would reach out of their image"),
+    ):
+        entries = [{"id": 1 + i, "image_id": 10, "category_id": 3} for i in range(5)]
+        values = content(*[entry | {"bbox": b} for entry, b in zip(entries, wrong, strict=True)])
+        message = refusal(folder, values)
+        assert said in message and f"data.policy.{kind}=repair" in message
+        want = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+        assert_close(load(folder, values, **{kind: "repair"})[0].boxes, want, atol=1e-4)
+
+
+def test_messy_boxes_far_out_and_of_one_pixel_images(folder):
+    cv2.imwrite(str(folder / "images" / "a.png"), np.zeros((1, 1, 3), np.uint8))
+    first = {"id": 1, "image_id": 10, "category_id": 3, "bbox": [0, 0, 1, 1]}
+    far = {"id": 2, "image_id": 20, "category_id": 3, "bbox": [-1e9, -1e9, 2e9, 2e9]}
+    huge = {"id": 3, "image_id": 20, "category_id": 3, "bbox": [1e308, 5, 1e308, 9]}
+    fraction = {"id": 4, "image_id": 20, "category_id": 3, "bbox": [0.1, 0.2, 0.3, 0.4]}
+    good = {"id": 5, "image_id": 20, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    values = content(first, far, huge, fraction, good)
+    values["images"][0].update(width=1, height=1)
+    dataset = load(folder, values)
+    assert dataset[0].boxes.tolist() == [[0, 0, 1, 1]]
+    assert dataset[1].boxes.tolist() == [[1, 2, 4, 6]]
+    kinds = [finding.kind for finding in dataset.findings]
+    assert kinds == ["not_finite_box", "normalised_box", "absurd_box"]
+    assert load(folder, values, absurd_box="repair")[1].boxes.tolist()[0] == [0, 0, 60, 40]
+
+
+def test_messy_repeated_boxes_are_trained_once_and_evaluated_as_listed(folder):
+    box = {"image_id": 10, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    other, small = {**box, "category_id": 7}, {**box, "bbox": [5, 5, 0.5, 9]}
+    entries = [{"id": i, **entry} for i, entry in enumerate((box, other, box, small), start=1)]
+    dataset = load(folder, content(*entries))
+    assert dataset[0].labels.tolist() == [0, 1]
+    assert dataset.report["repeated boxes left out"] == 1
+    assert len(truth_of(dataset).anns) == 4
+
+
+def test_messy_file_listed_twice(folder):
+    values = content()
+    values["images"].append({**values["images"][0], "id": 30})
+    values["annotations"].append({"id": 9, "image_id": 30, "category_id": 3, "bbox": [1, 1, 9, 9]})
+    dataset = load(folder, values)
+    assert dataset.image_ids.tolist() == [10, 20]
+    assert len(dataset[0].boxes) == 1
+    assert len(load(folder, values, duplicate_file="repair")[0].boxes) == 2
+    assert "image ids 10 and 30" in refusal(folder, values, duplicate_file="fail")
+
+
+def test_messy_images_too_many_to_go_on(folder):
+    values = content()
+    values["images"] += [{**values["images"][0], "id": i, "file_name": f"{i}"} for i in (1, 2, 3)]
+    message = refusal(folder, values)
+    assert "3 of 5 images" in message and "data.max_skipped" in message
+
+
+# Places
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "ABSOLUTE", "link.png", "sub/link.png", "..\\s"])
+def test_messy_file_names_do_not_leave_the_folder(folder, name):
+    images = folder / "images"
+    secret = folder / "secret.png"
+    (images / "a.png").rename(secret)
+    (folder / "s").write_bytes(secret.read_bytes())
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "link.png").write_bytes(secret.read_bytes())
+    (images / "link.png").symlink_to(secret)
+    (images / "sub").symlink_to(folder / "elsewhere")
+    values = content()
+    values["images"][0]["file_name"] = str(secret) if name == "ABSOLUTE" else name
+    message = refusal(folder, values)
+    assert "1 images outside their image folder" in message
+    assert "data.policy.unsafe_path=skip" in message
+    assert load(folder, values, unsafe_path="skip").image_ids.tolist() == [20]
+
+
+def test_messy_file_names_that_stay_within_the_folder(folder):
+    (folder / "images" / "sub").mkdir()
+    (folder / "images" / "a.png").rename(folder / "images" / "sub" / "a.png")
+    (folder / "images" / "link.png").symlink_to(folder / "images" / "sub" / "a.png")
+    (folder / "linked").symlink_to(folder / "images")
+    for name in ("sub/a.png", "sub/../sub/a.png", "link.png", "sub\\a.png"):
+        values = content()
+        values["images"][0]["file_name"] = name
+        _, annotations = write(folder, values)
+        dataset = CocoDataset([(folder / "linked", annotations)])
+        assert len(dataset) == 2
+        backslash = [finding.kind for finding in dataset.findings]
+        assert backslash == (["other_file_name"] if "\\" in name else [])
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", "x" * 5000, "sub", "."])
+def test_messy_file_names_that_no_file_has(folder, name):
+    (folder / "images" / "sub").mkdir()
+    values = content()
+    values["images"][0]["file_name"] = name
+    dataset = load(folder, values)
+    assert dataset.report["images whose file is missing left out"] == 1
+
+
 # Images
 
 
-def test_size_that_differs_from_the_json(folder):
+def test_messy_size_that_differs_from_the_json(folder):
     values = content()
     values["images"][0].update(width=SIZE[0], height=SIZE[1])
     dataset = load(folder, values)
-    with pytest.raises(
-        UserError, match=r"a\.png is 60 x 40 pixels, but its json says 40 x 60: correct the json"
-    ):
+    assert dataset.sizes.tolist() == [list(SIZE), list(SIZE)]
+    assert "60 x 40 pixels, stated 40 x 60" in dataset.findings[0].items[0]
+    assert dataset[0].image.shape == (*SIZE, 3)
+    assert "60 x 40" in refusal(folder, values, wrong_size="fail")
+    # Boxes that fit the stated size only: the file was shrunk, nobody knows how.
+    values["images"][0].update(width=120, height=80)
+    values["annotations"][0]["bbox"] = [50, 50, 60, 20]
+    dataset = load(folder, values)
+    assert dataset.image_ids.tolist() == [20]
+    assert dataset.findings[0].kind == "boxes_of_other_size"
+
+
+def test_messy_boxes_drawn_before_turning(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE[::-1]).save(folder / "images" / "a.jpg", exif=exif)
+    values = content()
+    values["images"][0]["file_name"] = "a.jpg"  # 60 x 40 as stored, 40 x 60 upright
+    dataset = load(folder, values)
+    assert dataset.image_ids.tolist() == [20]
+    items = {finding.kind: finding.items for finding in dataset.findings}
+    assert "before turning upright" in items["boxes_of_other_size"][0]
+
+
+def test_image_that_changes_after_loading(folder):
+    dataset = load(folder)
+    cv2.imwrite(str(folder / "images" / "a.png"), np.zeros((9, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"a\.png is 8 x 9 pixels, but was 60 x 40"):
         dataset[0]
-    assert dataset[1].image.shape == (*SIZE, 3)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an image", "half"])
@@ -521,7 +737,8 @@ def python_objects(dataset: CocoDataset) -> dict[str, int]:
 def test_annotations_are_held_in_flat_arrays(folder):
     annotation = {"image_id": 10, "category_id": 3, "bbox": [0, 0, 5, 5]}
     small = load(folder, content(annotation))
-    large = load(folder, content(*[annotation] * 500))
+    boxes = [[k % 50, k // 50, 5, 5] for k in range(500)]
+    large = load(folder, content(*[{**annotation, "bbox": box} for box in boxes]))
     assert python_objects(small) == python_objects(large)
     arrays = {name: value for name, value in vars(large).items() if isinstance(value, np.ndarray)}
     assert all(value.dtype != object for value in arrays.values())

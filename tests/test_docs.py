@@ -88,7 +88,8 @@ def commands(page) -> list[list[str]]:
             line = re.sub(runner + r"tools/(\w+)\.py", r"gfl \1", line)
             line = re.sub(runner + r"data/make_shapes\.py", "gfl sample", line)
             if line.startswith("gfl "):
-                found.append(shlex.split(line.split(" && ")[0], comments=True)[1:])
+                words = shlex.split(line.split(" && ")[0], comments=True)[1:]
+                found.append([words[0].replace("_", "-"), *words[1:]])
     return found
 
 

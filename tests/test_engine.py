@@ -2,16 +2,20 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from gfl.engine.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint, write_atomically
 from gfl.engine.ema import EMA
+from gfl.engine.finite import not_finite
+from gfl.engine.keeper import DAMAGED, LAST, PREVIOUS, Keeper, find_last
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.run_log import RunLog
-from gfl.errors import UserError
+from gfl.errors import TrainingFailed, UserError
 
 
 def test_warmup_rises_linearly_to_the_rate():
@@ -167,3 +171,168 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     log.close()
     kept = [json.loads(line) for line in path.read_text().splitlines()]
     assert kept == [*lines[:2], {"step": 3, "loss": 0.7}]
+
+
+# What is written and what is gone on from -------------------------------------------------------
+
+
+def weights(step: int) -> dict:
+    return {"model": {"w": torch.full((3,), math.pi)}, "step": step}
+
+
+def test_the_file_before_stays_beside_the_new_one(tmp_path):
+    last, previous = tmp_path / "last.pt", tmp_path / "last.previous.pt"
+    for step in (1, 2, 3):
+        save_checkpoint(last, weights(step), previous)
+        assert load_checkpoint(last)["step"] == step
+    assert load_checkpoint(previous)["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.previous.pt", "last.pt"]
+
+
+def test_a_file_system_without_hard_links_keeps_it_too(tmp_path, monkeypatch):
+    def refuses(*args):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuses)
+    for step in (1, 2):
+        save_checkpoint(tmp_path / "last.pt", weights(step), tmp_path / "last.previous.pt")
+    assert [load_checkpoint(tmp_path / n)["step"] for n in ("last.pt", "last.previous.pt")] == [
+        2,
+        1,
+    ]
+
+
+def test_a_full_disk_is_the_systems_error_and_leaves_no_part(tmp_path):
+    """A real limit of the system on the size of files, in a process of its own."""
+    code = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from gfl.engine.checkpoint import load_checkpoint, save_checkpoint\n"
+        "path = Path(sys.argv[1])\n"
+        "save_checkpoint(path, {'model': {}, 'step': 1})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    save_checkpoint(path, {'model': {'w': torch.zeros(10**6)}, 'step': 2})\n"
+        "except OSError as error:\n"
+        "    files = list(path.parent.iterdir())\n"
+        "    print(error.strerror, load_checkpoint(path)['step'], len(files))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "last.pt")], capture_output=True, text=True
+    )
+    assert done.stdout == "File too large 1 1\n", done.stderr
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "missing"])
+def test_resuming_takes_the_last_good_file(tmp_path, damage):
+    for step in (1, 2):
+        save_checkpoint(tmp_path / LAST, weights(step), tmp_path / PREVIOUS)
+    assert find_last(tmp_path) == (LAST, None)
+    last = tmp_path / LAST
+    content = bytearray(last.read_bytes())
+    content[content.find(torch.full((3,), math.pi).numpy().tobytes())] ^= 1  # one bit of a weight
+    last.write_bytes({"cut": content[:-100], "changed": content}.get(damage, b""))
+    if damage == "missing":
+        last.unlink()
+    name, note = find_last(tmp_path)
+    assert name == PREVIOUS and "Going on from last.previous.pt, of step 1" in note
+    assert (tmp_path / DAMAGED).exists() == (damage != "missing")
+    assert not last.exists()  # so that the next file does not push out the good one
+
+
+def test_two_damaged_files_are_the_users_to_look_at(tmp_path):
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_bytes(b"PK half")
+    with pytest.raises(UserError, match="last.previous.pt is damaged"):
+        find_last(tmp_path)
+    (tmp_path / PREVIOUS).unlink()
+    with pytest.raises(UserError, match="last.pt is damaged"):
+        find_last(tmp_path)
+    assert (tmp_path / LAST).exists()
+    assert find_last(tmp_path / "empty") == (None, None)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_named(value):
+    content = {
+        "model": {"a": torch.ones(2), "b": torch.tensor([1.0, value]), "n": torch.tensor(7)},
+        "list": [torch.full((2,), value)],
+        "empty": torch.zeros(0),
+        "best": {"AP": 0.5},
+    }
+    assert not_finite(content) == ["model.b", "list.0"]
+    large = {"w": torch.full((9,), 3e38), "n": torch.ones(2, dtype=torch.int64)}  # norm overflows
+    assert not_finite(large) == [] and not_finite({}) == []
+
+
+def keeper_of(tmp_path, said: list) -> Keeper:
+    model = nn.Linear(2, 1)
+    state = TrainState(
+        model,
+        make_optimizer(model),
+        Schedule(0.1, 10),
+        torch.amp.GradScaler("cpu", enabled=False),
+        EMA(model, 0.9, 1),
+    )
+    return Keeper(tmp_path, state, {"class_map": {}}, 2, said.append)
+
+
+@pytest.mark.parametrize("spoiled", ["model", "ema", "momentum"])
+def test_weights_that_are_not_finite_reach_no_file(tmp_path, spoiled):
+    keeper = keeper_of(tmp_path, [])
+    keeper.state.step = 2
+    keeper.save_last()
+    before = (tmp_path / LAST).read_bytes()
+    state = keeper.state
+    tensors = {
+        "model": state.model.weight,
+        "ema": state.ema.model.weight,
+        "momentum": state.optimizer.state[state.model.weight]["momentum_buffer"],
+    }
+    with torch.no_grad():
+        tensors[spoiled].view(-1)[0] = torch.nan
+    state.step = 4
+    with pytest.raises(TrainingFailed, match="last.pt of step 4 is refused: 1 tensors.*step 2"):
+        keeper.save_last()
+    if spoiled == "ema":
+        with pytest.raises(TrainingFailed, match="best.pt of step 4 is refused"):
+            keeper.save_best({"AP": 0.5, "epoch": 2})
+    assert (tmp_path / LAST).read_bytes() == before and state.best == {}
+    assert [path.name for path in tmp_path.iterdir()] == [LAST]
+
+
+def test_best_weights_that_found_no_room_are_written_later_as_they_were(tmp_path, monkeypatch):
+    said = []
+    keeper = keeper_of(tmp_path, said)
+    with torch.no_grad():
+        keeper.state.ema.model.weight.fill_(1.0)
+    (tmp_path / "best.pt.tmp").mkdir()  # the file can not be opened
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *args, **kwargs: None)
+    keeper.save_best({"AP": 0.5, "epoch": 1})
+    assert "best.pt of step 0 could not be written" in said[0]
+    keeper.save_last()
+    assert load_checkpoint(tmp_path / LAST)["best"] == {}  # a resumed run must not rely on it
+    with torch.no_grad():
+        keeper.state.ema.model.weight.fill_(9.0)  # training goes on
+    (tmp_path / "best.pt.tmp").rmdir()
+    keeper.save_last()
+    assert load_checkpoint(tmp_path / "best.pt")["model"]["weight"].tolist() == [[1.0, 1.0]]
+    assert load_checkpoint(tmp_path / LAST)["best"] == {"AP": 0.5, "epoch": 1}
+    keeper.finish()
+
+
+def test_a_log_that_can_not_be_written_is_said_once_and_training_goes_on(tmp_path, capsys):
+    log = RunLog(tmp_path)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    log._text.write, real = full, log._metrics
+    log._metrics = type("Full", (), {"write": full, "close": real.close})()
+    for step in (1, 2):
+        log.say("hello")
+        log.metrics(step, {"loss": 1.0})
+    log.close()
+    assert (
+        capsys.readouterr().err.count("can not be written and will have gaps: No space left") == 1
+    )

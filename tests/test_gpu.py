@@ -15,7 +15,8 @@ from gfl.config import parse_config
 from gfl.data.batch import Normalize
 from gfl.engine.checkpoint import TrainState
 from gfl.engine.optim import Schedule, make_optimizer
-from gfl.engine.train import LoopOptions, train_step
+from gfl.engine.options import LoopOptions
+from gfl.engine.train import train_step
 from gfl.structures import Batch, ImageMeta
 
 pytestmark = pytest.mark.gpu

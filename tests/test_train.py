@@ -140,14 +140,14 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed
 
 
 def test_an_owed_evaluation_is_run_on_resume(folder, tmp_path, monkeypatch):
-    import gfl.training as training
+    import gfl.validation as validation
 
     config = tiny_config(folder, epochs=1)
 
     def dies(*args):
         raise Interrupted
 
-    monkeypatch.setattr(training, "evaluate_model", dies)
+    monkeypatch.setattr(validation, "evaluate_model", dies)
     with pytest.raises(Interrupted):
         gfl.train(config, work_dir=tmp_path / "run")
     monkeypatch.undo()
@@ -222,17 +222,35 @@ def test_accumulated_parts_give_the_mean_of_their_gradients(folder):
         assert loss.item() == pytest.approx(mean, rel=1e-5), name
 
 
-def test_a_data_error_in_a_worker_is_the_users_message(folder, tmp_path, capsys):
+def test_a_data_error_in_a_worker_is_the_users_message(folder, tmp_path, capsys, monkeypatch):
     copied = tmp_path / "set"
     shutil.copytree(folder, copied)
     victim = next((copied / "images").glob("train_*"))
-    victim.write_bytes(b"no image")
+    real = build.build_dataset
+
+    def then_damage(*args):
+        dataset = real(*args)
+        victim.write_bytes(b"no image")  # after the check has found it good
+        return dataset
+
+    monkeypatch.setattr(build, "build_dataset", then_damage)
     values = tiny_values(copied)
     values["data"]["workers"] = 1
     config = write_config(tmp_path / "c.yaml", values)
     status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
     assert status == 2
     assert f"{victim} is not a readable image" in error and "Traceback" not in error
+
+
+def test_messy_images_are_named_in_the_log_and_left_out(folder, tmp_path):
+    copied = tmp_path / "set"
+    shutil.copytree(folder, copied)
+    victim = sorted((copied / "images").glob("train_*"))[0]
+    victim.write_bytes(b"no image")
+    gfl.train(tiny_config(copied, epochs=1), work_dir=tmp_path / "run")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "train: 9 images" in log and "1 unreadable images left out" in log
+    assert f"{victim} is not a readable image" in log
 
 
 def test_changed_settings_hold_after_resuming(folder, tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ from gfl.build.data import (
     build_eval_loader,
     build_normalize,
     build_train_loader,
+    data_warnings,
+    finding_lines,
 )
 from gfl.build.model import (
     ASSIGNERS,
@@ -41,4 +43,6 @@ __all__ = [
     "build_schedule",
     "build_state",
     "build_train_loader",
+    "data_warnings",
+    "finding_lines",
 ]

@@ -1,25 +1,60 @@
 """Data sets and batches from a config."""
 
+from pathlib import Path
+
 import torch
 
 from gfl.data.batch import Normalize, padded_size
-from gfl.data.dataset import CocoDataset
+from gfl.data.coco_json import read_coco_json
+from gfl.data.coverage import reg_max_coverage
+from gfl.data.dataset import DetectionDataset
+from gfl.data.findings import Findings, phrase
+from gfl.data.image_facts import default_cache, inspect_images
+from gfl.data.listing import Listing
 from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
+from gfl.data.split import split_part
 from gfl.data.transforms import Transform, resized_size
-from gfl.distributed import rank, world_size
+from gfl.data.voc import read_voc, voc_list
+from gfl.data.yolo import YoloFolder
+from gfl.distributed import broadcast_object, is_main, rank, world_size
 from gfl.errors import UserError
 from gfl.schema import Config
+from gfl.schema.data import Data
 
 
-def build_dataset(config: Config, split: str, class_names: tuple | None = None) -> CocoDataset:
-    """Read the annotations of a split; `class_names` are those it must have."""
-    sources = [(source.images, source.annotations) for source in config.data.sources(split)]
-    dataset = CocoDataset(sources, class_names)
+def build_dataset(
+    config: Config,
+    split: str,
+    class_names: tuple | None = None,
+    findings: Findings | None = None,
+) -> DetectionDataset:
+    """Read and check the data of a split.
+
+    Args:
+        config: its `data` section is used.
+        split: "train", "val" or "test".
+        class_names: those that it must have.
+        findings: gets everything that is found; by default made of `data.policy`.
+
+    Raises:
+        UserError: the data is not there or not as it must be.
+    """
+    data = config.data
+    findings = Findings(data.policy.model_dump()) if findings is None else findings
+    cache = default_cache() if data.check_cache is None else Path(data.check_cache)
+
+    def inspect(paths):  # by one process, for all
+        return broadcast_object(inspect_images(paths, cache) if is_main() else None)
+
+    listings = _listings(data, split, findings)
+    dataset = DetectionDataset(
+        listings, class_names, data.classes, findings, inspect, data.max_skipped
+    )
     if split != "train":
         dataset.require_distinct_image_ids()
     if dataset.report["objects"] == 0:
-        names = ", ".join(annotations for _, annotations in sources)
+        names = ", ".join(dataset.origins)
         raise UserError(f"data.{split} has no object at all ({names}): nothing to learn or find.")
     return dataset
 
@@ -28,6 +63,98 @@ def build_normalize(config: Config, device: torch.device | str) -> Normalize:
     """What makes the network's input of a batch's images."""
     data = config.data
     return Normalize(data.mean, data.std, device, data.color_order)
+
+
+def has_split(data: Data, split: str) -> bool:
+    """Whether there is data of its own for a split."""
+    if getattr(data, split) is not None:
+        return True
+    if data.path is None:
+        return False
+    if data.format == "coco":
+        return Path(data.sources(split)[0].annotations).exists()
+    if data.format == "yolo":
+        return YoloFolder(Path(data.path)).entries[split] is not None
+    return voc_list(Path(data.path), split).exists()
+
+
+def data_warnings(config: Config, dataset, strides: tuple[int, ...]) -> list[str]:
+    """What a user should know of a data set before training: defects by name, large boxes.
+
+    Args:
+        config: sizes, anchors and reg_max.
+        dataset: a `DetectionDataset`; others have nothing to say.
+        strides: of the pyramid levels, pixels.
+    """
+    lines = finding_lines(dataset)
+    if hasattr(dataset, "objects"):
+        levels = coverage(config, dataset, strides)
+        lines += [level.advice for level in levels if level.exceeding]
+    return lines
+
+
+def finding_lines(dataset) -> list[str]:
+    """A line for each kind of finding: count, what was done, the first few items."""
+    lines = []
+    for finding in getattr(dataset, "findings", ()):
+        more = ", ..." if finding.count > len(finding.items) else ""
+        lines.append(f"{finding.count} {phrase(finding)}: {', '.join(finding.items)}{more}")
+    return lines
+
+
+def coverage(config: Config, dataset: DetectionDataset, strides: tuple[int, ...]) -> list:
+    """`reg_max_coverage` of a data set at the config's training size."""
+    boxes, _, index = dataset.objects()
+    size = config.data.train_size
+    return reg_max_coverage(
+        boxes,
+        dataset.sizes[index],
+        (size.short_range[1], size.long),
+        strides,
+        config.assigner.anchor_scale,
+        config.model.reg_max,
+    )
+
+
+def _listings(data: Data, split: str, findings: Findings) -> list[Listing]:
+    """What the annotations of a split say."""
+    if data.val_fraction is None or split == "test":
+        return _read(data, split, findings)
+    if has_split(data, "val"):
+        raise UserError(
+            f"data.val_fraction is {data.val_fraction}, but there is a val of its own: leave "
+            "data.val_fraction out."
+        )
+    parts = []
+    for listing in _read(data, "train", findings):
+        part = split_part(listing, split, data.val_fraction, data.split_seed)
+        findings.add(
+            "divided",
+            listing.origin,
+            f"{len(part.images)} of {len(listing.images)} images are {split} (data.val_fraction "
+            f"{data.val_fraction:g}, data.split_seed {data.split_seed})",
+        )
+        parts.append(part)
+    return parts
+
+
+def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
+    if data.format == "coco":
+        return [
+            read_coco_json(Path(source.annotations), Path(source.images), findings)
+            for source in data.sources(split)
+        ]
+    if data.path is None:
+        raise UserError(f"data.format is {data.format}: set data.path=FOLDER.")
+    folder = Path(data.path)
+    lists = [name for name in ("train", "val", "test") if has_split(data, name)]
+    if split not in lists and (split != "train" or lists):
+        hint = " Set data.val_fraction=0.1 to divide the images." if split == "val" else ""
+        place = "ImageSets/Main" if data.format == "voc" else "data.yaml"
+        raise UserError(f"{folder} has no {split} in {place}, only {lists}.{hint}")
+    if data.format == "yolo":
+        return [YoloFolder(folder).read(split, findings)]
+    return [read_voc(folder, split if split in lists else None, findings)]
 
 
 def build_train_loader(config: Config, dataset):

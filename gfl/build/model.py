@@ -115,7 +115,7 @@ def agreed_num_classes(config: Config, from_data: int | None) -> int:
 def build_criterion(config: Config) -> GFLCriterion:
     """Make the loss."""
     assigner = choose("assigner.name", config.assigner.name, ASSIGNERS)(
-        config.assigner.top_k, config.assigner.anchor_scale
+        config.assigner.top_k, config.assigner.anchor_scale, config.assigner.ignore_crowd
     )
     loss = config.loss
     return GFLCriterion(

@@ -6,7 +6,7 @@ from gfl.build.model import build_model
 from gfl.engine.checkpoint import TrainState
 from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule, make_optimizer
-from gfl.engine.train import LoopOptions
+from gfl.engine.options import LoopOptions
 from gfl.errors import UserError
 from gfl.models.trainable import rate_factors
 from gfl.schema import Config

@@ -6,23 +6,39 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gfl.errors import TrainingFailed, UserError
+from gfl.errors import TrainingFailed, TrainingStopped, UserError, printable
+
+# What `run` gives for a training that a signal has ended (EX_TEMPFAIL of sysexits.h), for one that
+# failed, for a user's mistake, and for Ctrl-C before there was anything to save.
+STOPPED, FAILED, MISTAKE, INTERRUPTED = 75, 1, 2, 130
 
 
 def run(work: Callable[[], None]) -> int:
-    """Do the work of a command; give 0, 2 for a user's mistake, 1 for a training that failed.
+    """Do the work of a command; give its exit status, 0 or one of those above.
 
     Such errors are one message on stderr. Everything else is a bug and keeps its traceback.
     """
-    prefix = f"[rank {os.environ['RANK']}] " if os.environ.get("RANK", "0") != "0" else ""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    prefix = f"[rank {os.environ.get('RANK', '0')}] " if several else ""
     try:
         work()
     except UserError as error:
-        print(f"{prefix}error: {error}", file=sys.stderr)
-        return 2
+        print(f"{prefix}error: {printable(str(error))}", file=sys.stderr)
+        return MISTAKE
     except TrainingFailed as error:
         print(f"{prefix}training failed: {error}", file=sys.stderr)
-        return 1
+        return FAILED
+    except TrainingStopped as error:
+        if is_first_process():
+            print(error, file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print(f"{prefix}interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if several:
+            print(f"{prefix}failed: {type(error).__name__}: {error}", file=sys.stderr)
+        raise
     return 0
 
 

@@ -8,6 +8,8 @@ COMMANDS = {
     "train": ("gfl.cli.train", "train a detector from a config"),
     "test": ("gfl.cli.test", "COCO numbers of a checkpoint"),
     "predict": ("gfl.cli.predict", "find objects in images, folders and videos"),
+    "check-data": ("gfl.cli.check_data", "the data set check, as a table"),
+    "env": ("gfl.cli.env", "versions, devices, shared memory, optional packages"),
     "config": ("gfl.cli.config", "show a config resolved, or explain every key"),
     "sample": ("gfl.cli.sample", "draw the sample data set that configs/quickstart uses"),
     "convert": ("gfl.cli.convert", "a public mmdetection or GFocal checkpoint into one of gfl"),

@@ -1,7 +1,8 @@
-"""COCO files to samples. Annotations are held in flat arrays, so that workers do not grow."""
+"""Listings to samples. Annotations are held in flat arrays, so that workers do not grow."""
 
 import contextlib
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 
+from gfl.data.clean_boxes import CleanSet, clean_boxes
 from gfl.data.coco_json import read_coco_json
+from gfl.data.findings import Findings
 from gfl.data.image import read_image
+from gfl.data.image_facts import inspect_images
+from gfl.data.listing import Listing
+from gfl.data.usable_images import Inspect, usable_images
 from gfl.errors import UserError
-
-# Boxes narrower or lower than this are dropped, pixels (as in mmdet).
-MIN_SIDE = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,63 +40,80 @@ class Sample:
     image_id: int
 
 
-class CocoDataset:
-    """Images and boxes of one or several COCO json files, concatenated.
+class DetectionDataset:
+    """Images and boxes of one or several listings, concatenated.
 
-    Any category ids are fine: label i is the i-th category of the first file, or `class_names[i]`
-    where these are given; files are matched by class name. Boxes are clipped to their image, those
-    under 1 pixel and those of unknown categories left out; `report` counts what was done.
+    Any category ids are fine: label i is the i-th category of the first listing, or
+    `class_names[i]` where these are given; listings are matched by class name. What is wrong with
+    files and boxes is repaired, left out or refused as the policies of `findings` say; `report`
+    counts what was done.
 
     Args:
-        sources: (image folder, json file) pairs.
+        listings: what annotation files say; see `gfl.data.coco_json`, `voc`, `yolo`.
         class_names: expected names, in order of the labels (those of the training split).
+        classes: use these classes only, in this order; None uses all.
+        findings: policies, and what reading the listings has found.
+        inspect: looks at image files; see `gfl.data.image_facts`.
+        max_skipped: largest fraction of images that may be left out.
 
     Attributes:
         class_names: name of each label.
-        category_ids: the (first) file's own category id of each label.
-        sizes: (n, 2) int32 (h, w) of the images, as the files state them.
+        category_ids: the (first) listing's own category id of each label.
+        sizes: (n, 2) int32 (h, w) of the upright images.
         image_ids: (n,) int64.
-        report: counts of what was found and repaired, by name.
+        report: counts of what there is, then of what was found and repaired, by name.
+        findings: a tuple of `gfl.data.findings.Finding`, the first few items of each.
 
     Raises:
-        UserError: a missing folder or file, a json that is not COCO, class names that differ, no
-            annotation that maps to a class.
+        UserError: a missing folder, class names that differ, no annotation that maps to a class, a
+            defect whose policy is fail.
     """
 
     def __init__(
         self,
-        sources: Sequence[tuple[str | Path, str | Path]],
+        listings: Sequence[Listing],
         class_names: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None,
+        findings: Findings | None = None,
+        inspect: Inspect = inspect_images,
+        max_skipped: float = 0.5,
     ):
-        self.sources = [(Path(images), Path(annotations)) for images, annotations in sources]
-        self.class_names: tuple[str, ...] | None = tuple(class_names) if class_names else None
-        self.report: Counter = Counter()
-        paths, sizes, image_ids, boxes, labels, crowd, counts = [], [], [], [], [], [], []
-        for number, (folder, json_file) in enumerate(self.sources):
-            content = read_coco_json(json_file)
-            label_of = self._match_classes(content["categories"], json_file)
-            if number == 0:
-                id_of = {label: category_id for category_id, label in label_of.items()}
-                self.category_ids = tuple(id_of[i] for i in range(len(id_of)))
-            by_image = self._objects_by_image(content, label_of, json_file)
-            for image in content["images"]:
-                paths.append(str(folder / image["file_name"]))
-                sizes.append((image["height"], image["width"]))
-                image_ids.append(image["id"])
-                objects = by_image[image["id"]]
-                boxes.extend(box for box, _, _ in objects)
-                labels.extend(label for _, label, _ in objects)
-                crowd.extend(is_crowd for _, _, is_crowd in objects)
-                counts.append(len(objects))
-            _require_images(folder, paths[-len(content["images"]) :])
-        self.sizes = np.array(sizes, np.int32).reshape(-1, 2)
-        self.image_ids = np.array(image_ids, np.int64)
-        self._paths = np.array([path.encode() for path in paths])
-        self._boxes = np.array(boxes, np.float32).reshape(-1, 4)
+        findings = Findings() if findings is None else findings
+        if classes:
+            listings = [listing.keep_classes(tuple(classes), findings) for listing in listings]
+        self.origins = tuple(listing.origin for listing in listings)
+        self.class_names = tuple(class_names or listings[0].categories.values())
+        sets, labels = [], []
+        for listing in listings:
+            label_of = self._match_classes(listing)
+            images, joined = usable_images(listing, inspect, findings)
+            part = clean_boxes(listing, images, joined, findings)
+            _require_objects(listing, part, findings)
+            sets.append(part)
+            labels += [label_of[category_id] for category_id in part.category_ids.tolist()]
+        findings.raise_failures()
+        id_of = {name: category_id for category_id, name in listings[0].categories.items()}
+        self.category_ids = tuple(id_of[name] for name in self.class_names)
+        images = [image for part in sets for image in part.images]
+        listed = sum(len(listing.images) for listing in listings)
+        if listed - len(images) > max_skipped * listed:
+            raise UserError(
+                f"{listed - len(images)} of {listed} images of {', '.join(self.origins)} can not "
+                f"be used ({dict(findings.counts())}): mend them, or raise data.max_skipped."
+            )
+        self.sizes = np.array([image.size for image in images], np.int32).reshape(-1, 2)
+        self.image_ids = np.array([image.id for image in images], np.int64)
+        self._paths = np.array([os.fsencode(image.path) for image in images], np.bytes_)
+        self._boxes = np.concatenate([part.boxes for part in sets])
+        self._trained = np.concatenate([part.trained for part in sets])
+        self._xywh = np.concatenate([part.xywh for part in sets])
+        self._area = np.concatenate([part.area for part in sets])
+        self._crowd = np.concatenate([part.crowd for part in sets])
         self._labels = np.array(labels, np.int64)
-        self._crowd = np.array(crowd, bool)
+        counts = np.concatenate([np.diff(part.first) for part in sets])
         self._first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
-        self._finish_report()
+        self.findings = findings.summary()
+        self.report = self._report(findings)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -103,127 +123,135 @@ class CocoDataset:
             raise IndexError(f"image {index} of {len(self)}")
         rows = slice(self._first[index], self._first[index + 1])
         boxes, labels, crowd = self._boxes[rows], self._labels[rows], self._crowd[rows]
-        path = self._paths[index].decode()
+        objects, regions = self._trained[rows] & ~crowd, self._trained[rows] & crowd
+        path = os.fsdecode(self._paths[index])
         image = read_image(path)
         if image.shape[:2] != tuple(self.sizes[index]):
             raise UserError(
-                f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but its json says "
-                f"{self.sizes[index][1]} x {self.sizes[index][0]}: correct the json or the file."
+                f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but was "
+                f"{self.sizes[index][1]} x {self.sizes[index][0]} when the data set was read: it "
+                "must not change in between."
             )
         image_id = int(self.image_ids[index])
-        return Sample(image, boxes[~crowd], labels[~crowd], boxes[crowd], image_id)
+        return Sample(image, boxes[objects], labels[objects], boxes[regions], image_id)
+
+    def objects(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All training objects at once.
+
+        Returns:
+            (m, 4) float32 xyxy in pixels of their image, (m,) labels, (m,) index of the image.
+        """
+        rows = self._trained & ~self._crowd
+        index = np.repeat(np.arange(len(self)), np.diff(self._first))
+        return self._boxes[rows], self._labels[rows], index[rows]
+
+    def files_of(self, image_id: int) -> list[str]:
+        """Files of an image id; several where annotation files share ids."""
+        return [self._paths[i].decode() for i in np.flatnonzero(self.image_ids == image_id)]
 
     def require_distinct_image_ids(self) -> None:
         """Raise `UserError` if several files share ids: detections could not be told apart."""
         if len(set(self.image_ids.tolist())) < len(self):
-            names = ", ".join(str(json_file) for _, json_file in self.sources)
             raise UserError(
-                f"{names} share image ids, so that detections could not be told apart: give each "
-                "image of the split an id of its own."
+                f"{', '.join(self.origins)} share image ids, so that detections could not be told "
+                "apart: give each image of the split an id of its own."
             )
 
     def ground_truth(self) -> COCO:
-        """The annotation files as they are, for evaluation by pycocotools."""
+        """Boxes and areas as the annotation files have them, for evaluation by pycocotools."""
         self.require_distinct_image_ids()
-        contents = [read_coco_json(json_file) for _, json_file in self.sources]
+        ids = self.image_ids.tolist()
+        images = [
+            {"id": image_id, "file_name": os.fsdecode(path), "height": height, "width": width}
+            for image_id, path, (height, width) in zip(
+                ids, self._paths.tolist(), self.sizes.tolist(), strict=True
+            )
+        ]
+        rows = zip(
+            np.repeat(self.image_ids, np.diff(self._first)).tolist(),
+            self._labels.tolist(),
+            self._xywh.tolist(),
+            self._area.tolist(),
+            self._crowd.tolist(),
+            strict=True,
+        )
         truth = COCO()
-        truth.dataset = contents[0] if len(contents) == 1 else self._merged(contents)
-        # Files made by hand often leave these out. Ids are given anew: pycocotools loses objects
-        # whose id occurs twice, and takes id 0 for "not matched".
-        for number, annotation in enumerate(truth.dataset["annotations"], start=1):
-            annotation["id"] = number
-            annotation.setdefault("iscrowd", 0)
-            annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        truth.dataset = {
+            "images": images,
+            # Ids are given anew: pycocotools loses objects whose id occurs twice, and takes id 0
+            # for "not matched".
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": image_id,
+                    "category_id": self.category_ids[label],
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(is_crowd),
+                }
+                for number, (image_id, label, box, area, is_crowd) in enumerate(rows, start=1)
+            ],
+            "categories": [
+                {"id": category_id, "name": name}
+                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
+        }
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             truth.createIndex()
         return truth
 
-    def _merged(self, contents: list[dict]) -> dict:
-        """One COCO dict of several with distinct image ids; category ids become the first's."""
-        merged = {"images": [], "annotations": [], "categories": contents[0]["categories"]}
-        id_of = dict(zip(self.class_names, self.category_ids, strict=True))
-        for content in contents:
-            name_of = {category["id"]: category["name"] for category in content["categories"]}
-            merged["images"] += content["images"]
-            for annotation in content["annotations"]:
-                if annotation["category_id"] in name_of:
-                    category_id = id_of[name_of[annotation["category_id"]]]
-                    merged["annotations"].append({**annotation, "category_id": category_id})
-        return merged
-
-    def _match_classes(self, categories: list[dict], json_file: Path) -> dict[int, int]:
-        """Category id to label, by name; sets `class_names` from the first file."""
-        names = [category["name"] for category in categories]
-        if self.class_names is None:
-            self.class_names = tuple(names)
-        if set(names) != set(self.class_names):
-            only_here = sorted(set(names) - set(self.class_names))
-            missing = sorted(set(self.class_names) - set(names))
+    def _match_classes(self, listing: Listing) -> dict[int, int]:
+        """Category id to label, by name."""
+        names = set(listing.categories.values())
+        if names != set(self.class_names):
+            only_here = sorted(names - set(self.class_names))
+            missing = sorted(set(self.class_names) - names)
             raise UserError(
-                f"the class names of {json_file} differ from the training classes: "
+                f"the class names of {listing.origin} differ from the training classes: "
                 f"only here {only_here}, missing here {missing} (capitals and blanks count). "
                 "Make the categories of both files the same."
             )
-        return {category["id"]: self.class_names.index(category["name"]) for category in categories}
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        return {i: label_of[name] for i, name in listing.categories.items()}
 
-    def _objects_by_image(self, content: dict, label_of: dict, json_file: Path) -> dict:
-        """Image id to [(xyxy, label, is crowd)], cleaned; counts repairs in `report`."""
-        size_of = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-        objects: dict[int, list] = {image_id: [] for image_id in size_of}
-        for annotation in content["annotations"]:
-            if annotation["category_id"] not in label_of:
-                self.report["boxes of unknown categories left out"] += 1
-            elif annotation["image_id"] not in size_of:
-                self.report["boxes of unknown images left out"] += 1
-            else:
-                box = self._clean(annotation["bbox"], size_of[annotation["image_id"]])
-                if box is not None:
-                    label = label_of[annotation["category_id"]]
-                    is_crowd = bool(annotation.get("iscrowd", 0))
-                    objects[annotation["image_id"]].append((box, label, is_crowd))
-        if content["annotations"] and not any(objects.values()):
-            raise UserError(
-                f"{json_file}: none of its {len(content['annotations'])} annotations can be used "
-                f"({dict(self.report)}). Known categories: "
-                f"{dict(zip(label_of, self.class_names, strict=False))}."
-            )
-        return objects
-
-    def _clean(self, xywh: list[float], size: tuple[int, int]) -> tuple | None:
-        """xyxy within the image, or None for a box that is degenerate there."""
-        x, y, width, height = xywh
-        box = (x, y, x + width, y + height)
-        clipped = tuple(min(max(v, 0), limit) for v, limit in zip(box, size * 2, strict=True))
-        sides = clipped[2] - clipped[0], clipped[3] - clipped[1]
-        if not np.isfinite(box).all():
-            self.report["boxes that are not finite left out"] += 1
-            return None
-        if min(sides) < MIN_SIDE:
-            self.report[f"boxes under {MIN_SIDE:g} pixel left out"] += 1
-            return None
-        if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > 1:
-            self.report["boxes clipped to their image"] += 1
-        return clipped
-
-    def _finish_report(self) -> None:
-        per_image = np.diff(self._first)
+    def _report(self, findings: Findings) -> Counter:
+        index = np.repeat(np.arange(len(self)), np.diff(self._first))[self._trained]
         found = {
             "images": len(self),
-            "objects": int((~self._crowd).sum()),
-            "crowd regions": int(self._crowd.sum()),
-            "images without objects (kept)": int((per_image == 0).sum()),
+            "objects": int((self._trained & ~self._crowd).sum()),
+            "crowd regions": int((self._trained & self._crowd).sum()),
+            "images without objects (kept)": len(self) - len(np.unique(index)),
         }
-        self.report = Counter({**found, **self.report})
+        return Counter({**found, **findings.counts()})
 
 
-def _require_images(folder: Path, paths: list[str]) -> None:
-    if not folder.is_dir():
+class CocoDataset(DetectionDataset):
+    """A `DetectionDataset` of COCO json files.
+
+    Args:
+        sources: (image folder, json file) pairs.
+        class_names, findings, options: as there.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[str | Path, str | Path]],
+        class_names: Sequence[str] | None = None,
+        findings: Findings | None = None,
+        **options,
+    ):
+        findings = Findings() if findings is None else findings
+        listings = [
+            read_coco_json(Path(json_file), Path(images), findings) for images, json_file in sources
+        ]
+        super().__init__(listings, class_names, findings=findings, **options)
+
+
+def _require_objects(listing: Listing, part: CleanSet, findings: Findings) -> None:
+    """Refuse annotations of which none is left; having none from the start is legal."""
+    if listing.num_annotations and not part.trained.any():
+        findings.raise_failures()
         raise UserError(
-            f"image folder {folder} does not exist: set data.path or images of the split."
-        )
-    missing = [path for path in paths if not Path(path).is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(paths)} image files are missing in {folder}, "
-            f"the first is {missing[0]}."
+            f"{listing.origin}: none of its {listing.num_annotations} annotations can be used "
+            f"({dict(findings.counts())}). Known categories: {listing.categories}."
         )

@@ -1,22 +1,135 @@
-"""Reading image files."""
+"""Reading image files: one reader for training, evaluation and prediction."""
+
+import io
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps
 
 from gfl.errors import UserError
+
+# Formats that OpenCV decodes as Pillow does, and faster. CMYK is Pillow's in any of them.
+OPENCV_FORMATS = ("JPEG", "MPO", "PNG", "BMP")
+JPEG_FORMATS = ("JPEG", "MPO")
+JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
+# Scan data that decodes to something visible; no byte of it can be a marker.
+_FILLER = bytes(range(17, 145))
+# EXIF orientation to what `np.rot90` and a mirror do: (quarter turns to the left, mirrored first).
+_TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False)} | {
+    7: (3, True),
+    8: (1, False),
+}
 
 
 def read_image(path: str) -> np.ndarray:
     """Decode an image file to (H, W, 3) uint8 RGB, turned upright as its EXIF data says.
 
+    The content decides, not the name. Transparency is dropped, 16-bit values are scaled to 8 bits,
+    of several frames the first is taken. A JPEG that lacks nothing but its end marker is read.
+
     Raises:
-        UserError: the file is missing or is no image.
+        UserError: the file is missing, is no image, or is cut off.
     """
     try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"cannot read image {path}: {error.strerror or error}") from None
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        with open(path, "rb") as file:
+            content = file.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read image {path}: {reason}") from None
+    return decode_image(content, path)
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """As `read_image`, of a file's content; `name` is for messages."""
+    try:
+        image = _decode(content, name)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        raise UserError(_unreadable(name, error)) from None
     if image is None:
-        raise UserError(f"{path} is not a readable image: replace it or remove it from the json.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        raise UserError(_unreadable(name, "unknown format"))
+    return image
+
+
+def exif_orientation(header: Image.Image, content: bytes) -> int:
+    """The EXIF orientation of an opened file, 1 where none is stated; it may not exist (0, 9)."""
+    if header.format == "PNG" and b"eXIf" not in content:
+        return 1  # Pillow would decode the picture to look for it at the end
+    value = header.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) else 0
+
+
+def jpeg_lacks_end(content: bytes) -> bool:
+    """Whether no end marker follows the (last) scan. Bytes after the marker are fine."""
+    return not content.endswith(JPEG_END) and content.rfind(JPEG_END) < content.rfind(JPEG_SCAN)
+
+
+def _unreadable(name: str, reason: object) -> str:
+    text = str(reason).split("\n")[0][:200]
+    return f"{name} is not a readable image: replace it or remove it from the data set ({text})."
+
+
+def _decode(content: bytes, name: str) -> np.ndarray | None:
+    try:
+        header = Image.open(io.BytesIO(content))
+    except Image.UnidentifiedImageError:
+        return _opencv(content)  # knows a few formats more
+    if header.format in JPEG_FORMATS and jpeg_lacks_end(content):
+        content = _completed_jpeg(content, name)
+    if header.format in OPENCV_FORMATS and header.mode != "CMYK":
+        image = _opencv(content)
+        if image is not None:
+            return _upright(image, exif_orientation(header, content))
+    return _pillow(Image.open(io.BytesIO(content)), name)
+
+
+def _opencv(content: bytes) -> np.ndarray | None:
+    """RGB as stored, or None."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:
+        return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels as EXIF asks; orientations that do not exist change nothing."""
+    if orientation not in _TURNS:
+        return image
+    quarters, mirrored = _TURNS[orientation]
+    return np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, quarters))
+
+
+def _pillow(image: Image.Image, name: str) -> np.ndarray:
+    """RGB, upright."""
+    image.seek(0)
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.size and not 0 <= values.min() <= values.max() <= 65535:
+            raise UserError(f"{name} has pixels beyond 16 bits: convert it to 8 bits.")
+        return np.repeat(((values + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise UserError(
+            f"{name} has floating-point pixels of no known scale: convert it to 8 bits."
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _completed_jpeg(content: bytes, name: str) -> bytes:
+    """A JPEG without end marker with one, if that is all it lacks.
+
+    Then no pixel depends on what follows the end of the file; in a file that was cut off, the
+    missing part is drawn from it.
+    """
+    content = content.rstrip(b"\xff")
+    ends = (JPEG_END, _FILLER + JPEG_END)
+    first, second = (np.asarray(Image.open(io.BytesIO(content + end))) for end in ends)
+    if not np.array_equal(first, second):
+        raise UserError(f"{name} is cut off, a part of the picture is missing: replace it.")
+    return content + JPEG_END

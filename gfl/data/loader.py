@@ -1,5 +1,6 @@
 """Datasets behind PyTorch's DataLoader."""
 
+import signal
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -12,6 +13,9 @@ from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.errors import UserError
 from gfl.structures import Batch, ImageMeta
+
+# Seconds that a worker goes on after SIGTERM, as long as torchrun gives its processes.
+GRACE = 30
 
 
 class TransformedDataset(Dataset):
@@ -59,7 +63,7 @@ class BatchLoader(DataLoader):
             collate_fn=_collate_or_error,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_prepare_worker,
             # Samples do not use it; without it each pass would advance the global random state,
             # and a resumed run would differ from one that was not interrupted.
             generator=torch.Generator(),
@@ -67,6 +71,12 @@ class BatchLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         return map(_raise_error, super().__iter__())
+
+    def close(self) -> None:
+        """End the workers; the next iteration starts new ones."""
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None
 
     def load(self, keys: list[SampleKey]) -> Batch:
         """One batch, made in this process as the workers make theirs."""
@@ -84,6 +94,15 @@ def _raise_error(batch: Batch | UserError) -> Batch:
     return batch
 
 
-def _one_thread(_worker: int) -> None:
+def _prepare_worker(_worker: int) -> None:
+    """One thread, and no end by a signal that is meant for the training process.
+
+    Ctrl-C and schedulers signal whole groups of processes; the training still needs batches to
+    finish its step, and ends its workers itself. One that outlives it ends after GRACE seconds.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):  # not on Windows
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(signal.alarm(0) or GRACE))

@@ -1,6 +1,7 @@
 """Files that survive: written whole or not at all, read without running code."""
 
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class TrainState:
         evaluated_step: the step after which the last evaluation took place.
         best: {"AP": ..., "epoch": ...} of the best evaluation so far.
         bad_steps: steps in a row whose gradient was not finite.
+        precision: {"asked": ..., "used": ...} once `train.precision` has been tried (see
+            `gfl/engine/precision.py`).
     """
 
     model: nn.Module
@@ -39,6 +42,7 @@ class TrainState:
     evaluated_step: int = 0
     best: dict = field(default_factory=dict)
     bad_steps: int = 0
+    precision: dict = field(default_factory=dict)
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -64,6 +68,7 @@ class TrainState:
             "evaluated_step": self.evaluated_step,
             "best": self.best,
             "bad_steps": self.bad_steps,
+            "precision": self.precision,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -71,36 +76,75 @@ class TrainState:
         self.model.load_state_dict(state["model"])
         if self.ema:
             self.ema.model.load_state_dict(state["ema"] or state["model"])
-        # Moments come from the checkpoint, settings such as weight decay from the config.
         trained = state.get("trained", self.trained)
         if trained != self.trained:
             raise ValueError(
                 "the parameters that train, or the groups of a common learning rate and weight "
                 "decay, are others than in the checkpoint"
             )
+        # Moments come from the checkpoint, settings such as weight decay from the config; the rate
+        # is set by the schedule before each step.
         groups = zip(self.optimizer.param_groups, state["optimizer"]["param_groups"], strict=True)
-        settings = [{**group, "params": saved["params"]} for group, saved in groups]
+        settings = [
+            {**group, "params": saved["params"], "lr": saved["lr"]} for group, saved in groups
+        ]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the checkpoint was trained without
+            self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"].cpu())
         self.step, self.evaluated_step = state["step"], state["evaluated_step"]
         self.best, self.bad_steps = state["best"], state["bad_steps"]
+        self.precision = state.get("precision", {})
 
 
-def write_atomically(path: Path, write) -> None:
-    """Call `write(file)` on a temporary file beside `path`, then put it in place in one move."""
+class DamagedCheckpoint(UserError):
+    """A file that can not be read, or not to its end."""
+
+
+def write_atomically(path: Path, write, previous: Path | None = None) -> None:
+    """Call `write(file)` on a temporary file beside `path`, then put it in place in one move.
+
+    Args:
+        path: is the old or the new file at every moment, never a part.
+        write: gets a binary file.
+        previous: where the old file is kept, if it is to be kept.
+
+    Raises:
+        OSError: such as a full disk; the old file is untouched, the temporary one removed.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep_as(path, previous)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        # torch's writer turns a full disk into a RuntimeError of its own.
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
-def save_checkpoint(path: Path, content: dict) -> None:
-    """Write a checkpoint: the file at `path` is the old or the new one, never a part."""
+def _keep_as(path: Path, previous: Path) -> None:
+    """Give a file a second name in place of an older one; it keeps its own."""
+    link = previous.with_name(previous.name + ".tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment `previous` alone is there
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
+
+
+def save_checkpoint(path: Path, content: dict, previous: Path | None = None) -> None:
+    """Write a checkpoint whole or not at all; raises OSError as `write_atomically` does."""
     content = {"format": "gfl", "version": FORMAT_VERSION, **content}
-    write_atomically(path, lambda file: torch.save(content, file))
+    write_atomically(path, lambda file: torch.save(content, file), previous)
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -116,16 +160,21 @@ def load_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint of ours on the CPU.
 
     Raises:
-        UserError: missing, damaged, or not a checkpoint of gfl.
+        UserError: missing, or not a checkpoint of gfl.
+        DamagedCheckpoint: cut off, changed bytes, or no such file at all.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist: expected a best.pt or last.pt of gfl.")
     try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch itself does not compare the check sums
+        if broken:
+            raise zipfile.BadZipFile(f"the bytes of {broken} have changed.")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is something else
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
+        raise DamagedCheckpoint(
             f"{path} is damaged or no checkpoint: {reason} Expected a best.pt or last.pt of gfl."
         ) from None
     if not isinstance(content, dict) or content.get("format") != "gfl":

@@ -14,33 +14,49 @@ from torch import nn
 
 from gfl.data.batch import Normalize
 from gfl.distributed import broadcast_object, gather_objects, is_main
+from gfl.engine.diagnosis import diagnose
+from gfl.engine.memory import explained
 from gfl.structures import Batch, Detections
 
 METRICS = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl",
 )  # fmt: skip
+# An AP below this is printed as 0.000, and explained.
+NOTHING = 0.0005
+# What to lower when a batch does not fit into memory.
+ADVICE = "train.eval_batch_size or data.test_size"
 
 
 @torch.no_grad()
 def detect(
-    model: nn.Module, loader: Iterable[Batch], postprocess: Callable, normalize: Normalize
+    model: nn.Module,
+    loader: Iterable[Batch],
+    postprocess: Callable,
+    normalize: Normalize,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[int, Detections], float]:
-    """Run the detector over this process's share of a data set.
+    """Run the detector over this process's share of a data set, or until `stop()`.
 
     Returns:
         Detections by image id, on the CPU, and the highest score of any location.
+
+    Raises:
+        TrainingFailed: memory ran out.
     """
     model.eval()
     device = normalize.mean.device
     found, highest = {}, torch.zeros((), device=device)
-    for batch in loader:
-        batch = batch.to(device, non_blocking=True)
-        predictions = model(normalize(batch.images, batch.input_sizes))
-        highest = torch.maximum(highest, predictions.joint_scores().max())
-        for meta, detections in zip(
-            batch.metas, postprocess(predictions, batch.metas), strict=True
-        ):
-            found[meta.image_id] = detections.to("cpu")
+    for given in loader:
+        if stop():
+            break
+        with explained([given], ADVICE):
+            batch = given.to(device, non_blocking=True)
+            predictions = model(normalize(batch.images, batch.input_sizes))
+            highest = torch.maximum(highest, predictions.joint_scores().max())
+            for meta, detections in zip(
+                batch.metas, postprocess(predictions, batch.metas), strict=True
+            ):
+                found[meta.image_id] = detections.to("cpu")
     return found, highest.item()
 
 
@@ -100,7 +116,8 @@ def evaluate(
     normalize: Normalize,
     dataset,
     say: Callable[[str], None],
-) -> tuple[dict, list[dict]]:
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[dict | None, list[dict]]:
     """Detect on all processes, judge on the first.
 
     Args:
@@ -108,26 +125,28 @@ def evaluate(
         loader: this process's share of the images.
         postprocess, normalize: as in `detect`.
         dataset: has `ground_truth()`, `class_names`, `category_ids`.
-        say: takes a warning when nothing was found.
+        say: takes a diagnosis where AP is 0.
+        stop: asked before each batch, by every process; true ends the detection.
 
     Returns:
-        The numbers of `coco_metrics`, the same on every process, and all result entries.
+        The numbers of `coco_metrics`, the same on every process, and all result entries. None
+        and what there is where `stop` was true on any process.
     """
-    found, highest = detect(model, loader, postprocess, normalize)
-    shares = gather_objects((to_coco_results(found, dataset.category_ids), highest))
-    results = list(itertools.chain.from_iterable(share for share, _ in shares))
+    found, highest = detect(model, loader, postprocess, normalize, stop)
+    shares = gather_objects((to_coco_results(found, dataset.category_ids), highest, stop()))
+    results = list(itertools.chain.from_iterable(share for share, _, _ in shares))
+    if any(stopped for _, _, stopped in shares):
+        return None, results
     results.sort(key=lambda entry: entry["image_id"])  # stable: best first within an image
     metrics = None
     if is_main():
-        if not results:
-            say(
-                f"no detection at all: the highest score is {max(h for _, h in shares):.4f}, the "
-                f"threshold postprocess.score_threshold {postprocess.score_threshold}."
-            )
         class_names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
-        metrics = coco_metrics(
-            dataset.ground_truth(), results, class_names, postprocess.max_per_image
-        )
+        truth = dataset.ground_truth()
+        metrics = coco_metrics(truth, results, class_names, postprocess.max_per_image)
+        if metrics["AP"] < NOTHING:
+            highest = max(score for _, score, _ in shares)
+            for line in diagnose(truth, results, class_names, highest, postprocess.score_threshold):
+                say(line)
     return broadcast_object(metrics), results
 
 

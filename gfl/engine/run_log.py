@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ class RunLog:
     ):
         self.folder = folder
         self.progress: tqdm | None = None
+        self._has_complained = False
         if folder is None:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -39,7 +42,8 @@ class RunLog:
         """One message on stderr and in log.txt."""
         if self.folder is not None:
             tqdm.write(message, file=sys.stderr)
-            self._text.write(message + "\n")
+            with self._going_on():
+                self._text.write(message + "\n")
 
     def metrics(self, step: int, values: dict) -> None:
         """One line of metrics.jsonl; its numbers go to TensorBoard too, under the same names."""
@@ -47,14 +51,16 @@ class RunLog:
             return
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         bad = {k: None for k, v in numbers.items() if not math.isfinite(v)}  # JSON knows no NaN
-        self._metrics.write(json.dumps({"step": step, **values, **bad}) + "\n")
-        for name, value in numbers.items():
-            self.board.add_scalar(name, value, step)
+        with self._going_on():
+            self._metrics.write(json.dumps({"step": step, **values, **bad}) + "\n")
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """An (H, W, 3) uint8 RGB picture for TensorBoard."""
         if self.folder is not None:
-            self.board.add_image(name, image, step, dataformats="HWC")
+            with self._going_on():
+                self.board.add_image(name, image, step, dataformats="HWC")
 
     def start_progress(self, step: int, total: int) -> None:
         """Show a bar over all steps of the run, so that its ETA is the run's."""
@@ -82,9 +88,21 @@ class RunLog:
             return
         if self.progress is not None:
             self.progress.close()
-        self.board.close()
-        self._metrics.close()
-        self._text.close()
+        for file in (self.board, self._metrics, self._text):
+            with self._going_on():
+                file.close()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """A log that can not be written (a full disk) does not end the training; said once."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_complained:
+                self._has_complained = True
+                words = error.strerror or str(error)
+                message = f"WARNING: logs in {self.folder} can not be written and will have gaps: "
+                tqdm.write(message + words, file=sys.stderr)
 
 
 def _cut_metrics(path: Path, step: int, evaluated_step: int) -> None:

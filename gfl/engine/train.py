@@ -3,34 +3,22 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gfl.data.batch import Normalize
-from gfl.distributed import gather_objects, sum_over_ranks, world_size
+from gfl.engine.bad_batch import BadBatches
 from gfl.engine.checkpoint import TrainState
+from gfl.engine.memory import explained, lost_worker_explained
+from gfl.engine.monitor import StepMonitor
+from gfl.engine.options import LoopOptions
+from gfl.engine.precision import PRECISIONS
 from gfl.engine.run_log import RunLog
-from gfl.errors import TrainingFailed
 from gfl.structures import Batch
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """What the loop is told by the config's `train` section (see `gfl/schema/train.py`)."""
-
-    epochs: int
-    steps_per_epoch: int
-    accumulate: int = 1
-    precision: str = "fp32"
-    channels_last: bool = False
-    grad_clip: float | None = None
-    log_steps: int = 20
-    checkpoint_steps: int = 1000
-    max_bad_steps: int = 10
+# What to lower when a step does not fit into memory.
+ADVICE = "train.batch_size, raise train.accumulate, or lower data.train_size"
 
 
 def train_one_epoch(
@@ -41,9 +29,11 @@ def train_one_epoch(
     normalize: Normalize,
     options: LoopOptions,
     log: RunLog,
+    bad_batches: BadBatches,
     save: Callable[[], None],
+    stop_due: Callable[[int], bool],
 ) -> None:
-    """Train on what is left of an epoch.
+    """Train on what is left of an epoch, or until a signal.
 
     Args:
         state: advanced by one step for each `options.accumulate` batches.
@@ -53,27 +43,33 @@ def train_one_epoch(
         normalize: batch to network input.
         options: see `LoopOptions`.
         log: takes a line every `log_steps`.
+        bad_batches: keeps those of steps that were not finite.
         save: writes a checkpoint; called every `checkpoint_steps`.
+        stop_due: whether to return after that many finished steps; asked after each.
 
     Raises:
-        TrainingFailed: `max_bad_steps` steps in a row had a gradient that was not finite.
+        TrainingFailed: `max_bad_steps` steps in a row had a gradient that was not finite, or
+            memory ran out.
     """
     network.train()
-    monitor = StepMonitor(state, options, log)
+    monitor = StepMonitor(state, options, log, bad_batches)
     started = time.perf_counter()
-    for batches in _groups(loader, options.accumulate):
-        waited = time.perf_counter() - started
-        losses, grad_norm = train_step(state, network, batches, criterion, normalize, options)
-        state.step += 1
-        if state.ema:
-            state.ema.update(state.model, state.step)
-        image_ids = [meta.image_id for batch in batches for meta in batch.metas]
-        monitor.push(losses, grad_norm, image_ids)
-        monitor.timed(waited, time.perf_counter() - started)
-        if state.step % options.checkpoint_steps == 0:
-            monitor.flush()
-            save()
-        started = time.perf_counter()
+    with lost_worker_explained():
+        for batches in _groups(loader, options.accumulate):
+            waited = time.perf_counter() - started
+            with explained(batches, ADVICE):
+                losses, norm = train_step(state, network, batches, criterion, normalize, options)
+            state.step += 1
+            if state.ema:
+                state.ema.update(state.model, state.step)
+            monitor.push(losses, norm, batches)
+            monitor.timed(waited, time.perf_counter() - started)
+            if stop_due(state.step):
+                break
+            if state.step % options.checkpoint_steps == 0:
+                monitor.flush()
+                save()
+            started = time.perf_counter()
     monitor.flush()
 
 
@@ -131,105 +127,6 @@ def train_step(
     for value, old in zip(statistics, before, strict=True):
         value.copy_(torch.where(finite, value, old))
     return sums, grad_norm
-
-
-@dataclass
-class _StepRecord:
-    """What is known of a step, until its numbers have arrived from the device."""
-
-    step: int
-    names: list[str]
-    values: Tensor  # the losses, then the gradient's norm
-    image_ids: list[int]
-    is_logged: bool
-    copied: torch.cuda.Event | None
-    data_seconds: float = 0.0
-    step_seconds: float = 0.0
-
-
-class StepMonitor:
-    """Reads each step's numbers one step later, when the device has long finished it."""
-
-    def __init__(self, state: TrainState, options: LoopOptions, log: RunLog):
-        self.state = state
-        self.options = options
-        self.log = log
-        self._pending: _StepRecord | None = None
-
-    def push(self, losses: dict[str, Tensor], grad_norm: Tensor, image_ids: list[int]) -> None:
-        """Take the numbers of the step just done, report those of the one before."""
-        self.flush()
-        values = torch.stack((*losses.values(), grad_norm))
-        is_logged = self.state.step % self.options.log_steps == 0
-        if is_logged:
-            values[:-1] = sum_over_ranks(values[:-1]) / world_size()
-        copied = torch.cuda.Event() if values.is_cuda else None
-        values = values.to("cpu", non_blocking=True)
-        if copied:
-            copied.record()
-        self._pending = _StepRecord(
-            self.state.step, list(losses), values, image_ids, is_logged, copied
-        )
-
-    def timed(self, data_seconds: float, step_seconds: float) -> None:
-        """How long the step just pushed waited for data, and how long it took in all."""
-        self._pending.data_seconds, self._pending.step_seconds = data_seconds, step_seconds
-
-    def flush(self) -> None:
-        """Report what is still pending."""
-        record, self._pending = self._pending, None
-        if record is None:
-            return
-        if record.copied:
-            record.copied.synchronize()
-        *values, grad_norm = record.values.tolist()
-        losses = dict(zip(record.names, values, strict=True))
-        self._check(record, losses, grad_norm)
-        epoch = (record.step - 1) // self.options.steps_per_epoch + 1
-        if record.is_logged:
-            memory = {"memory_gib": torch.cuda.max_memory_allocated() / 2**30}
-            self.log.metrics(
-                record.step,
-                {
-                    "epoch": epoch,
-                    "lr": self.state.schedule(record.step - 1),
-                    "loss": sum(values),
-                    **losses,
-                    "grad_norm": grad_norm,
-                    "data_seconds": record.data_seconds,
-                    "step_seconds": record.step_seconds,
-                    **(memory if record.copied else {}),
-                },
-            )
-        parts = " ".join(f"{k.removeprefix('loss_')} {v:.3f}" for k, v in losses.items())
-        description = f"epoch {epoch}/{self.options.epochs}"
-        self.log.advance(description, f"loss {sum(values):.3f} ({parts})")
-
-    def _check(self, record: _StepRecord, losses: dict[str, float], grad_norm: float) -> None:
-        """Say which steps were skipped and why, and stop when there are too many in a row."""
-        if math.isfinite(grad_norm):
-            self.state.bad_steps = 0
-            return
-        # The norm is the same on all ranks, so all of them get here.
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        by_rank = gather_objects((bad, record.image_ids))
-        if self.state.scaler.is_enabled() and not any(bad for bad, _ in by_rank):
-            self.log.say(
-                f"step {record.step} skipped: its gradients overflowed in fp16, the loss "
-                f"scale was lowered to {self.state.scaler.get_scale():g}"
-            )
-            return
-        bad, image_ids = max(by_rank, key=lambda entry: len(entry[0]))
-        what = f"{', '.join(bad)} not finite" if bad else "the gradient is not finite"
-        message = f"step {record.step} skipped: {what}; images {image_ids[:16]}"
-        self.log.say(message)
-        self.state.bad_steps += 1
-        if self.state.bad_steps >= self.options.max_bad_steps:
-            raise TrainingFailed(
-                f"{self.state.bad_steps} steps in a row were not finite, the last: {message}. "
-                "Lower train.lr, lengthen train.warmup_steps, set train.grad_clip, or use "
-                "train.precision=fp32."
-            )
 
 
 def _learned_statistics(model: nn.Module) -> list[Tensor]:

@@ -3,18 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
+from gfl.data.findings import KINDS
 from gfl.errors import UserError
 from gfl.schema.section import Float, Int, Positive, Probability, Section
+
+Place = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 
 class Source(Section):
     """One set of images with its annotations."""
 
-    images: str
+    images: Place
     """Folder of the image files."""
-    annotations: str
+    annotations: Place
     """COCO json file."""
 
 
@@ -58,16 +61,40 @@ class Augment(Section):
     """Probability of changed brightness, contrast, saturation and hue."""
 
 
+Policy = create_model(
+    "Policy",
+    __base__=Section,
+    __doc__="What is done about each kind of defect: repair, skip (leave out) or fail.",
+    **{
+        name: (Literal[kind.policies], kind.policies[0])
+        for name, kind in KINDS.items()
+        if not kind.is_note
+    },
+)
+
+
 class Data(Section):
     """Where images come from and what is done to them."""
 
-    format: Literal["coco"] = "coco"
-    path: str | None = None
-    """Folder in the usual layout: images/, annotations/{train,val,test}.json."""
+    format: Literal["coco", "voc", "yolo"] = "coco"
+    path: Place | None = None
+    """Folder in the format's usual layout (docs/data.md)."""
     train: Sources | None = None
-    """Overrides `path`; a list is concatenated."""
+    """Overrides `path`, for COCO json; a list is concatenated."""
     val: Sources | None = None
     test: Sources | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Use these classes only, in this order; null uses all."""
+    val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None
+    """Where there is no val: this fraction of the training images, the same on every run."""
+    split_seed: Int = 0
+    """Another one divides otherwise."""
+    policy: Policy = Policy()
+    """By kind of defect (docs/data.md)."""
+    max_skipped: Probability = 0.5
+    """Stop if a larger fraction of the images had to be left out."""
+    check_cache: Place | None = None
+    """Folder that remembers which image files were found good; null takes the user's cache."""
     train_size: Resize = Resize()
     test_size: Resize = Resize()
     augment: Augment = Augment()
@@ -77,10 +104,21 @@ class Data(Section):
     """Divides the channels after the mean is subtracted."""
     color_order: Literal["rgb", "bgr"] = "rgb"
     """Order of the network's input channels; bgr for weights of Caffe's tradition."""
-    workers: Int = Field(default=2, ge=0)
+    workers: Int = Field(default=2, ge=0, le=1024)
     """Loading processes of each training process."""
     group_by_aspect: bool = True
     """Keep wide and tall images apart, so that less is padded."""
+
+    @model_validator(mode="after")
+    def _sources_agree(self):
+        splits = [split for split in ("train", "val", "test") if getattr(self, split) is not None]
+        if self.format != "coco" and splits:
+            raise ValueError(f"format {self.format} takes path alone, but {splits[0]} is set too")
+        if self.val_fraction is not None and self.val is not None:
+            raise ValueError("val and val_fraction are both set: leave one of them out")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {list(self.classes)} names a class twice")
+        return self
 
     @model_validator(mode="after")
     def _one_test_size(self):
@@ -98,5 +136,6 @@ class Data(Section):
             return [Source(images=str(folder / "images"), annotations=str(annotations))]
         raise UserError(
             f"the config names no data for split {split!r}. Set data.path=FOLDER, or "
-            f"data.{split}.images=FOLDER and data.{split}.annotations=FILE.json."
+            f"data.{split}.images=FOLDER and data.{split}.annotations=FILE.json"
+            + (", or data.val_fraction=0.1." if split == "val" else ".")
         )

@@ -39,7 +39,7 @@ class Neck(Section):
 
     name: str = "fpn"
     """A name of `gfl.build.NECKS`."""
-    channels: Int = Field(default=256, ge=1)
+    channels: Int = Field(default=256, ge=1, le=8192)
 
 
 class Head(Section):
@@ -47,9 +47,9 @@ class Head(Section):
 
     name: str = "gfl"
     """A name of `gfl.build.HEADS`."""
-    channels: Int = Field(default=256, ge=64, multiple_of=32)
+    channels: Int = Field(default=256, ge=64, le=8192, multiple_of=32)
     """Width of the towers; a group norm of 32 groups needs two channels in each."""
-    stacked_convs: Int = Field(default=4, ge=1)
+    stacked_convs: Int = Field(default=4, ge=1, le=64)
     """Depth of each tower."""
     quality_top_k: Int = Field(default=4, ge=1)
     """With quality: distribution_guided, how many probabilities of a side it looks at."""
@@ -71,9 +71,9 @@ class Model(Section):
     """A name of `gfl.build.BOX_REPRESENTATIONS`."""
     strides: tuple[Int, ...] | None = None
     """Of the pyramid's levels, pixels; null takes the network's, stated they must agree."""
-    reg_max: Int = Field(default=16, ge=1)
+    reg_max: Int = Field(default=16, ge=1, le=4096)
     """Largest side distance, in strides."""
-    num_classes: Int | None = Field(default=None, ge=1)
+    num_classes: Int | None = Field(default=None, ge=1, le=1_000_000)
     """Taken from the data; stated, it must agree with the data."""
     grid_origin: Literal["corner", "pixel_center", "cell_center"] = "corner"
     """Pixel of the first location: 0, (stride - 1) / 2, or stride / 2."""
@@ -98,6 +98,9 @@ class Assigner(Section):
     """Candidates of an object on each level."""
     anchor_scale: Float = Field(default=8.0, gt=0)
     """Side of a location's square anchor, in strides."""
+    ignore_crowd: bool = False
+    """Leave locations mostly inside a crowd region out of the classification loss; false trains
+    them as background, as in the reference."""
 
 
 class Loss(Section):

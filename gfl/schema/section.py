@@ -11,7 +11,10 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_no_bool)]
+# Far beyond what makes sense, far within what arithmetic holds.
+LARGEST = 2**31
+
+Int = Annotated[int, BeforeValidator(_no_bool), Field(ge=-LARGEST, le=LARGEST)]
 Float = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]
 Probability = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)]

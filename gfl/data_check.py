@@ -1,0 +1,137 @@
+"""The data set check: everything that is found in a config's data, as one table."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from gfl import build
+from gfl.build.data import coverage, has_split
+from gfl.config import SPLITS
+from gfl.data.findings import KINDS, Findings
+from gfl.errors import UserError
+from gfl.schema import Config
+from gfl.schema.model import Model
+
+COLUMNS = ("split", "kind", "count", "policy", "where")
+
+
+def check_data(
+    config: Config, split: str = "all", show: Callable[[dict], None] = lambda report: None
+) -> dict:
+    """Read the data of a config as training does, without stopping at the first defect.
+
+    Args:
+        config: as for training.
+        split: "train", "val", "test", or "all" that there are.
+        show: takes what is returned, also before an error is raised.
+
+    Returns:
+        {"splits": {split: {"counts", "classes", "findings", "reg_max"}}, "errors": [...]};
+        findings name every item.
+
+    Raises:
+        UserError: a training with this data would be refused; all reasons in one message.
+    """
+    splits = [split] if split != "all" else _splits(config)
+    report: dict = {"splits": {}, "errors": []}
+    names = None
+    for name in splits:
+        findings = Findings(config.data.policy.model_dump(), fail=False)
+        dataset = None
+        try:
+            dataset = build.build_dataset(config, name, names, findings)
+            names = names or dataset.class_names
+            build.agreed_num_classes(config, len(names))
+        except UserError as error:
+            report["errors"].append(f"{name}: {error}")
+        failing = Findings(findings.policy)
+        for finding in findings.all():
+            if finding.policy == "fail":
+                for item in finding.items:
+                    failing.add(finding.kind, item)
+        try:
+            failing.raise_failures()
+        except UserError as error:
+            report["errors"].append(f"{name}: {error}")
+        report["splits"][name] = _describe(config, dataset, findings)
+    show(report)
+    if report["errors"]:
+        raise UserError("\n".join(report["errors"]))
+    return report
+
+
+def table(report: dict, width: int = 100) -> str:
+    """What `check_data` returns as aligned text; the last column is cut to `width` characters."""
+    rows = [row for name, part in report["splits"].items() for row in _rows(name, part)]
+    cells = [COLUMNS, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS) - 1)]
+    lines = []
+    for row in cells:
+        where = row[-1] if len(row[-1]) <= width else row[-1][: width - 3] + "..."
+        lines.append("  ".join([*map(str.ljust, row, widths), where]).rstrip())
+    return "\n".join(lines)
+
+
+def _splits(config: Config) -> list[str]:
+    data = config.data
+    divided = data.val_fraction is not None
+    return [
+        name
+        for name in SPLITS
+        if name == "train" or has_split(data, name) or (name == "val" and divided)
+    ]
+
+
+@functools.lru_cache(maxsize=8)
+def _strides(model: Model) -> tuple[int, ...]:
+    """Of the pyramid levels that the network makes."""
+    with torch.device("meta"):  # which costs no memory
+        network = build.build_model(Config(model=model), model.num_classes or 1, False)
+    return network.neck.strides
+
+
+def _describe(config: Config, dataset, findings: Findings) -> dict:
+    part = {
+        "findings": [
+            {**finding._asdict(), "what": KINDS[finding.kind].what, "items": list(finding.items)}
+            for finding in findings.all()
+        ],
+        "counts": {},
+        "classes": {},
+        "reg_max": [],
+    }
+    if dataset is None:
+        return part
+    _, labels, index = dataset.objects()
+    for label, name in enumerate(dataset.class_names):
+        here = labels == label
+        part["classes"][name] = {
+            "category_id": int(dataset.category_ids[label]),
+            "objects": int(here.sum()),
+            "images": len(np.unique(index[here])),
+        }
+    counts = {key: dataset.report[key] for key in list(dataset.report)[:4]}
+    levels = coverage(config, dataset, _strides(config.model))
+    advice = [level._asdict() | {"advice": level.advice} for level in levels if level.edges]
+    return part | {"counts": counts, "reg_max": advice}
+
+
+def _rows(split: str, part: dict) -> list[tuple]:
+    """The rows of a split, as `COLUMNS` names them."""
+    rows = [(key, count, "", "") for key, count in part["counts"].items()]
+    rows += [
+        (f"class {name}", found["objects"], "", f"in {found['images']} images")
+        for name, found in part["classes"].items()
+    ]
+    rows += [
+        (finding["kind"], finding["count"], finding["policy"], ", ".join(finding["items"][:3]))
+        for finding in part["findings"]
+    ]
+    rows += [
+        ("beyond_reg_max", level["exceeding"], "", level["advice"])
+        for level in part["reg_max"]
+        if level["exceeding"]
+    ]
+    return [(split, *row) for row in rows]

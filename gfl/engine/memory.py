@@ -1,0 +1,74 @@
+"""Running out of memory, in words: what was too large, and what to lower."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from gfl.errors import TrainingFailed
+from gfl.structures import Batch
+
+# How CPU allocators and CUDA's libraries say it (torch.OutOfMemoryError is a class of its own).
+WORDS = (
+    "not enough memory",
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+# How torch says that a loading process has died.
+LOST_WORKER = ("DataLoader worker", "killed by signal", "exited unexpectedly")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
+
+
+@contextmanager
+def explained(batches: Sequence[Batch], advice: str) -> Iterator[None]:
+    """Make one message of memory that ran out while `batches` were worked on.
+
+    Args:
+        batches: as they came from the loader, on the CPU.
+        advice: the settings to lower.
+
+    Raises:
+        TrainingFailed: in place of torch's error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sizes = [f"{len(batch.metas)} x {tuple(batch.images.shape[-2:])}" for batch in batches]
+        boxes = [int(batch.targets.present.sum(1).max()) for batch in batches]
+        ids = [meta.image_id for batch in batches for meta in batch.metas]
+        first = str(error).splitlines()[0] if str(error) else "no memory left"
+        raise TrainingFailed(
+            f"out of memory with images x (height, width) {', '.join(sizes)}, at most "
+            f"{max(boxes, default=0)} boxes in an image, image ids {ids[:16]}. Lower {advice}. "
+            f"({first[:300]})"
+        ) from error
+
+
+@contextmanager
+def lost_worker_explained() -> Iterator[None]:
+    """Make one message of a loading process that has died.
+
+    Raises:
+        TrainingFailed: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if LOST_WORKER[0] not in text or not any(words in text for words in LOST_WORKER[1:]):
+            raise
+        raise TrainingFailed(
+            f"a loading process has died: {text.splitlines()[0]} Bus error: /dev/shm is too small "
+            "(docker run --shm-size=8g, or data.workers=0). Killed: the host's memory ran out "
+            "(lower data.workers)."
+        ) from error

@@ -1,0 +1,61 @@
+"""What a training says before its first step."""
+
+import os
+
+import torch
+
+import gfl
+from gfl import build
+from gfl.data.batch import padded_size
+from gfl.data.shared_memory import shortage
+from gfl.distributed import world_size
+from gfl.engine.checkpoint import TrainState
+from gfl.engine.optim import describe_rates
+from gfl.schema import Config
+
+
+def opening_lines(
+    config: Config, device: torch.device, train_data, val_data, state: TrainState
+) -> list[str]:
+    """Versions, classes, data, size of the model, batch and learning rate."""
+    train = config.train
+    lines = [f"gfl {gfl.__version__}, torch {torch.__version__}, {world_size()} x {device}"]
+    ids = zip(train_data.category_ids, train_data.class_names, strict=True)
+    mapping = ", ".join(f"{i} -> {n} {name}" for n, (i, name) in enumerate(ids))
+    count = len(train_data.class_names)
+    lines.append(f"{count} classes (category id -> label): {mapping}")
+    if train.schedule == "multistep" and min(train.milestones, default=1) >= train.epochs:
+        lines.append(
+            f"train.milestones {train.milestones} lie beyond the last epoch: lr never drops"
+        )
+    for split, dataset in (("train", train_data), ("val", val_data)):
+        report = getattr(dataset, "report", {"images": len(dataset)})
+        counts = ", ".join(f"{number} {what}" for what, number in report.items())
+        lines.append(f"{split}: {counts}")
+        warnings = build.data_warnings(config, dataset, state.model.neck.strides)
+        lines += [f"{split}: {line}" for line in warnings]
+    parameters = list(state.model.parameters())
+    size = sum(p.numel() for p in parameters) / 1e6
+    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    rates = describe_rates(state.optimizer)
+    lines.append(f"model: {size:.2f} million parameters, {trained:.2f} million train{rates}")
+    part = train.batch_size // world_size() // train.accumulate
+    lines.append(
+        f"batch: {train.batch_size} = {world_size()} processes x {train.accumulate} parts x "
+        f"{part} images; lr {train.lr:g} for {train.lr_batch_size or train.batch_size} images "
+        f"-> {state.schedule.lr:g}"
+    )
+    return lines
+
+
+def memory_lines(config: Config, loader) -> list[str]:
+    """A warning where the loading processes would not have room in shared memory."""
+    size, train = config.data.train_size, config.train
+    text = shortage(
+        train.batch_size // world_size() // train.accumulate,
+        padded_size((size.short_range[1], size.long)),
+        loader.num_workers,
+        loader.prefetch_factor,
+        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
+    return [text] if text else []

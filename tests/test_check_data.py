@@ -1,0 +1,155 @@
+"""The data set check as a command, and what reg_max can express."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from builders import tiny_config, tiny_values, write_coco, write_formats
+from conftest import REPOSITORY
+from messy_set import write_messy_set
+
+import gfl
+from gfl.build import build_dataset, data_warnings
+from gfl.cli.check_data import main
+from gfl.data.coverage import reg_max_coverage
+from gfl.data.findings import KINDS
+
+STRIDES = (8, 16, 32)
+
+
+def checked(capsys, tmp_path, values: dict, *arguments) -> tuple[int, list[list[str]], str, dict]:
+    """Status, cells of the table, stderr, and the JSON."""
+    config, file = tmp_path / "config.yaml", tmp_path / "found.json"
+    config.write_text(yaml.safe_dump(values))
+    status = main([str(config), *arguments, "--json", str(file)])
+    out, error = capsys.readouterr()
+    rows = [line.split(maxsplit=4) for line in out.splitlines()]
+    return status, rows, error, json.loads(file.read_text()) if file.exists() else {}
+
+
+def test_clean_data(capsys, tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 6, "val": 3}, empty_every=3)
+    status, rows, error, found = checked(capsys, tmp_path, tiny_values(folder))
+    assert (status, error) == (0, "")
+    assert rows[0] == ["split", "kind", "count", "policy", "where"]
+    assert ["train", "images", "6"] in rows and ["val", "objects", "4"] in rows
+    train = found["splits"]["train"]
+    assert train["findings"] == [] and found["errors"] == []
+    assert train["classes"]["disc"] == {"category_id": 7, "objects": 4, "images": 4}
+    assert train["counts"]["images without objects (kept)"] == 2
+    assert sum(level["edges"] for level in train["reg_max"]) == 4 * 8
+
+
+def test_messy_data_is_one_table_of_what_was_found_and_done(capsys, tmp_path):
+    folder = write_messy_set(tmp_path / "set")
+    values = tiny_values(folder)
+    source = {"images": str(folder / "images")}
+    source["annotations"] = str(folder / "annotations" / "messy.json")
+    values["data"] |= {"path": None, "train": source}
+    status, rows, error, found = checked(capsys, tmp_path, values)
+    assert (status, error) == (0, "")
+    cells = {row[1]: row[2:4] for row in rows[1:]}
+    assert cells["unreadable_image"] == ["3", "skip"]  # zero.jpg, page.jpg, cut.png
+    assert cells["missing_size"] == ["3", "repair"]
+    assert cells["degenerate_box"] == ["3", "skip"]
+    findings = {entry["kind"]: entry for entry in found["splits"]["train"]["findings"]}
+    assert set(findings) <= set(KINDS) and len(findings) > 20
+    for entry in findings.values():
+        assert len(entry["items"]) == entry["count"]
+        assert cells[entry["kind"]] == [str(entry["count"]), entry["policy"]]
+    assert any("cut.jpg" in item for item in findings["truncated_image"]["items"])
+
+
+def test_messy_data_that_may_not_be_fails_after_the_whole_table(capsys, tmp_path):
+    folder = write_messy_set(tmp_path / "set")
+    values = tiny_values(folder)
+    source = {"images": str(folder / "images")}
+    source["annotations"] = str(folder / "annotations" / "messy.json")
+    values["data"] |= {"path": None, "train": source}
+    policies = ["data.policy.missing_image=fail", "data.policy.bad_box=fail"]
+    status, rows, error, _ = checked(capsys, tmp_path, values, *policies)
+    assert status == 2
+    cells = {row[1]: row[2:4] for row in rows[1:]}
+    assert cells["missing_image"] == ["1", "fail"] and cells["clipped_box"][1] == "repair"
+    assert error.startswith("error: train: 1 images whose file is missing, the first is messy.json")
+    assert "data.policy.bad_box=skip" in error
+    with pytest.raises(gfl.UserError, match="data.policy.missing_image=skip"):
+        values["data"]["policy"] = {"missing_image": "fail", "bad_box": "fail"}
+        build_dataset(gfl.config.parse_config(values), "train")
+
+
+def test_data_that_no_training_would_take_is_refused(capsys, tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 3, "val": 3})
+    status, _, error, found = checked(capsys, tmp_path, tiny_values(folder), "model.num_classes=5")
+    assert status == 2 and "model.num_classes is 5, but the data has 2 classes" in error
+    path = folder / "annotations" / "val.json"
+    path.write_text(path.read_text().replace('"disc"', '"Disc"'))
+    status, rows, error, found = checked(capsys, tmp_path, tiny_values(folder))
+    assert status == 2 and "val: the class names of" in error
+    assert len(found["errors"]) == 1 and found["splits"]["val"]["counts"] == {}
+    assert ["train", "images", "3"] in rows
+    status, *_ = checked(capsys, tmp_path, tiny_values(folder), "--split", "train")
+    assert status == 0
+
+
+def test_every_format_is_checked(capsys, tmp_path):
+    for format, folder in write_formats(tmp_path / "sets", {"train": 3, "val": 2}).items():
+        values = tiny_values(folder)
+        values["data"]["format"] = format
+        status, rows, _, _ = checked(capsys, tmp_path, values)
+        assert status == 0
+        assert [["train", "images", "3"], ["val", "images", "2"]] == [
+            row for row in rows if row[1] == "images" and len(row) == 3
+        ]
+
+
+def test_documentation_lists_every_policy():
+    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        if not kind.is_note:
+            policies = ", ".join(kind.policies)
+            assert f"| `{name}` | {kind.what} | {policies} | {kind.repaired} |" in text
+
+
+# reg_max
+
+
+def coverage_of(boxes, size=(400, 400), train_size=(400, 400), reg_max=4):
+    sizes = np.array([size] * len(boxes))
+    return reg_max_coverage(np.array(boxes, np.float32), sizes, train_size, STRIDES, 8, reg_max)
+
+
+def test_edges_are_counted_at_the_level_of_their_box():
+    # Anchors of 64, 128 and 256. 60 x 60 belongs to stride 8: its edges are 3.75 strides away.
+    # 90 x 90 is below the geometric middle 90.5 of 64 and 128: stride 8, 5.6 strides. 300 x 150
+    # has side 212: stride 32, 4.7 and 2.3 strides.
+    levels = coverage_of([[0, 0, 60, 60], [10, 10, 100, 100], [50, 50, 350, 200]])
+    assert [(level.edges, level.exceeding) for level in levels] == [(8, 4), (0, 0), (4, 2)]
+    assert [level.needed for level in levels] == [6, 4, 5]
+    assert levels[0].advice == (
+        "50 % of the edges at stride 8 (4 of 8) exceed reg_max 4: use model.reg_max=6"
+    )
+    assert levels[2].advice.endswith("use model.reg_max=5 or add a level")
+
+
+def test_edges_are_counted_at_the_training_size():
+    # An image of 400 x 800 within (200, 300) becomes 150 x 300, a factor of 0.375.
+    [level, *_] = coverage_of([[0, 0, 160, 160]], (400, 800), (200, 300))
+    assert (level.edges, level.exceeding) == (4, 0)  # 60 x 60
+    [level, *_] = coverage_of([[0, 0, 180, 180]], (400, 800), (200, 300))
+    assert (level.edges, level.exceeding, level.needed) == (4, 4, 5)  # 67.5: 4.2 strides
+
+
+def test_no_box_is_no_trouble():
+    assert [level.exceeding for level in coverage_of(np.zeros((0, 4)))] == [0, 0, 0]
+
+
+def test_training_says_what_reg_max_can_not_reach(tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 4, "val": 2})
+    config = tiny_config(folder)
+    assert data_warnings(config, build_dataset(config, "train"), (8, 16)) == []
+    config = config.model_copy(update={"model": config.model.model_copy(update={"reg_max": 1})})
+    [line] = data_warnings(config, build_dataset(config, "train"), (8, 16))
+    assert line.startswith("100 % of the edges at stride 8 (32 of 32) exceed reg_max 1")
+    assert data_warnings(config, object(), (8, 16)) == []

@@ -1,0 +1,320 @@
+"""COCO, VOC and YOLO folders of the same data; classes and splits chosen in the config."""
+
+import json
+import random
+
+import pytest
+from builders import tiny_values, write_coco, write_formats
+
+import gfl
+from gfl.build import build_dataset
+from gfl.config import parse_config
+from gfl.data.dataset import DetectionDataset
+from gfl.data.findings import Findings
+from gfl.data.yolo import YoloFolder
+from gfl.errors import UserError
+
+SPLITS = {"train": 6, "val": 3}
+XML = "<annotation><size><width>128</width><height>96</height></size>{}</annotation>"
+OBJECT = "<object><name>{}</name><bndbox>{}</bndbox>{}</object>"
+
+
+def bndbox(*corners) -> str:
+    names = ("xmin", "ymin", "xmax", "ymax")
+    return "".join(f"<{n}>{v}</{n}>" for n, v in zip(names, corners, strict=False))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write_formats(tmp_path, SPLITS)
+
+
+def config_of(path, format="coco", **data):
+    values = tiny_values(path, epochs=1)
+    values["data"] |= {"format": format, **data}
+    return parse_config(values)
+
+
+def dataset_of(path, format="coco", split="train", names=None, **data):
+    return build_dataset(config_of(path, format, **data), split, names)
+
+
+def entries(dataset) -> list:
+    """What evaluation sees."""
+    truth = dataset.ground_truth().dataset
+    keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
+    rows = [[entry[key] for key in keys] for entry in truth["annotations"]]
+    return [[i, c, [round(v, 9) for v in box], round(area, 6), k] for i, c, box, area, k in rows]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_three_formats_of_the_same_data_are_the_same(folders, split):
+    coco, voc, yolo = (dataset_of(folders[name], name, split) for name in ("coco", "voc", "yolo"))
+    assert len(coco) == SPLITS[split] and coco.report["objects"] == 2 * SPLITS[split]
+    for other in (voc, yolo):
+        assert other.class_names == coco.class_names == ("disc", "square")
+        assert other.category_ids == coco.category_ids == (0, 1)
+        assert other.image_ids.tolist() == coco.image_ids.tolist()
+        assert other.sizes.tolist() == coco.sizes.tolist()
+        assert entries(other) == entries(coco)
+        assert other.report == coco.report and other.findings == ()
+        for index in range(len(coco)):
+            assert other[index].boxes.tolist() == coco[index].boxes.tolist()
+            assert other[index].labels.tolist() == coco[index].labels.tolist()
+            assert (other[index].image == coco[index].image).all()
+
+
+@pytest.mark.parametrize("format", ["voc", "yolo"])
+def test_one_epoch_trains(folders, tmp_path, format):
+    outcome = gfl.train(config_of(folders[format], format), work_dir=tmp_path / "run")
+    assert outcome["last"]["AP"] >= 0
+    metrics, _ = gfl.evaluate(tmp_path / "run" / "best.pt", ["data.max_skipped=0.4"])
+    assert metrics["AP"] == outcome["best"]["AP"]
+
+
+# VOC
+
+
+def write_page(folder, stem: str, *objects: str, extra: str = "") -> None:
+    text = XML.format("".join(objects) + extra)
+    (folder / "Annotations" / f"{stem}.xml").write_text(text)
+
+
+def test_voc_pixels_count_from_one(folders):
+    voc = folders["voc"]
+    write_page(voc, "train_1", OBJECT.format("disc", bndbox(1, 1, 128, 96), ""))
+    dataset = dataset_of(voc, "voc")
+    assert dataset[0].boxes.tolist() == [[0, 0, 128, 96]]
+
+
+def test_voc_difficult_objects_are_objects_and_counted(folders):
+    voc = folders["voc"]
+    hard = OBJECT.format("disc", bndbox(5, 5, 40, 40), "<difficult>1</difficult>")
+    write_page(voc, "train_1", hard, OBJECT.format("square", bndbox(50, 5, 90, 40), ""))
+    dataset = dataset_of(voc, "voc")
+    assert len(dataset[0].boxes) == 2
+    assert dataset.report["objects marked difficult (used as any other)"] == 1
+    assert [row[4] for row in entries(dataset)[:2]] == [0, 0]
+
+
+def test_voc_messy_pages(folders):
+    voc = folders["voc"]
+    good = OBJECT.format("disc", bndbox(5, 5, 40, 40), "")
+    write_page(voc, "train_1", good, OBJECT.format("disc", bndbox(5, 5, 40), ""))
+    write_page(voc, "train_2", good, OBJECT.format("", bndbox(5, 5, 40, 40), ""))
+    (voc / "Annotations" / "train_3.xml").write_text("<annotation>")
+    entity = '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'
+    (voc / "Annotations" / "train_4.xml").write_text(entity)
+    write_page(voc, "train_5", good, extra="<filename>other.jpg</filename>")
+    with (voc / "ImageSets" / "Main" / "train.txt").open("a") as file:
+        file.write("\nnowhere\n")
+    dataset = dataset_of(voc, "voc")
+    found = {finding.kind: finding.items for finding in dataset.findings}
+    assert [item.split(":")[0] for item in found["bad_annotation_file"]] == [
+        "train_3.xml", "train_4.xml", "nowhere.xml",
+    ]  # fmt: skip
+    assert len(found["bad_box"]) == len(found["unknown_category"]) == 1
+    assert found["other_file_name"] == ("train_5.xml: says 'other.jpg'",)
+    assert len(dataset) == 4
+    with pytest.raises(UserError, match="data.policy.bad_annotation_file=skip"):
+        dataset_of(voc, "voc", policy={"bad_annotation_file": "fail"})
+
+
+def test_voc_file_names_do_not_leave_the_folder(folders):
+    voc = folders["voc"]
+    (voc / "secret.png").write_bytes((voc / "JPEGImages" / "train_1.png").read_bytes())
+    good = OBJECT.format("disc", bndbox(5, 5, 40, 40), "")
+    write_page(voc, "train_1", good, extra="<filename>../secret.png</filename>")
+    with pytest.raises(UserError, match="outside their image folder"):
+        dataset_of(voc, "voc")
+
+
+def test_voc_without_lists_is_one_set(folders):
+    voc = folders["voc"]
+    for path in (voc / "ImageSets" / "Main").iterdir():
+        path.unlink()
+    assert len(dataset_of(voc, "voc")) == 9
+    with pytest.raises(UserError, match="no val in ImageSets/Main.*data.val_fraction=0.1"):
+        dataset_of(voc, "voc", "val")
+    parts = [dataset_of(voc, "voc", split, val_fraction=0.3) for split in ("train", "val")]
+    assert [len(part) for part in parts] == [6, 3]
+    assert sorted([*parts[0].image_ids, *parts[1].image_ids]) == list(range(1, 10))
+
+
+def test_voc_train_without_a_list_beside_val_is_refused(folders):
+    (folders["voc"] / "ImageSets" / "Main" / "train.txt").unlink()
+    with pytest.raises(UserError, match=r"no train in ImageSets/Main, only \['val'\]"):
+        dataset_of(folders["voc"], "voc")
+
+
+# YOLO
+
+
+def rewrite(folder, text: str):
+    (folder / "data.yaml").write_text(text)
+    return folder
+
+
+def test_yolo_entries_may_be_lists_of_files_and_of_folders(folders):
+    yolo = folders["yolo"]
+    (yolo / "train.txt").write_text("./images/train/train_2.png\nimages/train/train_1.png\n")
+    names = "names: {0: disc, 1: square}\n"
+    rewrite(yolo, names + "train: train.txt\n")
+    assert len(dataset_of(yolo, "yolo")) == 2
+    rewrite(yolo, names + "train: [train.txt, images/val]\n")
+    assert len(dataset_of(yolo, "yolo")) == 5
+    rewrite(yolo, names + f"path: {yolo}\ntrain: images\nnc: 2\n")
+    assert len(dataset_of(yolo, "yolo")) == 9
+    rewrite(yolo, names + "train: ../images/train\n")  # as exporters write it
+    assert len(dataset_of(yolo / "data.yaml", "yolo")) == 6
+    (yolo / "sub").mkdir()
+    rewrite(yolo, names + "path: images\ntrain: train\n")
+    assert dataset_of_fails(yolo) == "data.train has no object at all"
+
+
+def dataset_of_fails(yolo) -> str:
+    with pytest.raises(UserError) as caught:
+        dataset_of(yolo, "yolo")
+    return str(caught.value).split(" (")[0]
+
+
+def test_yolo_rows(folders):
+    yolo = folders["yolo"]
+    label = yolo / "labels" / "train" / "train_1.txt"
+    rows = [
+        "0 0.5 0.5 0.25 0.5",
+        "1 0.25 0.25 0.5 0.25 0.5 0.75 0.25 0.75",  # four corners
+        "1 0.5 0.5 0.25",
+        "0 0.5 0.5 0.25 0.5 0.9",  # a score is no polygon
+        "7 0.5 0.5 0.1 0.1",
+        "1 nan 0.5 0.1 0.1",
+        "x 0.5 0.5 0.1 0.1",
+        "0 64 48 32 48",
+    ]
+    label.write_text("\n".join(rows) + "\n\n")
+    dataset = dataset_of(yolo, "yolo")
+    assert dataset.sizes[0].tolist() == [96, 128]
+    assert dataset[0].boxes.tolist() == [[48, 24, 80, 72], [32, 24, 64, 72]]
+    counts = {finding.kind: finding.count for finding in dataset.findings}
+    assert counts == {
+        "unknown_category": 2, "bad_box": 2, "not_finite_box": 1, "absurd_box": 1, "polygon": 1,
+    }  # fmt: skip
+
+
+def test_yolo_image_without_labels_is_background(folders):
+    (folders["yolo"] / "labels" / "train" / "train_1.txt").unlink()
+    dataset = dataset_of(folders["yolo"], "yolo")
+    assert len(dataset) == 6 and len(dataset[0].boxes) == 0
+    assert dataset.report["images without label file (background)"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("names: [a, a]\ntrain: images", "has a name twice"),
+        ("names: [yes, no]\ntrain: images", "class 0 is named True: write text, in quotes"),
+        ("names: [a, b]\nnc: 3\ntrain: images", "nc is 3, but names has 2 classes"),
+        ("names: 3\ntrain: images", "expected the list of class names"),
+        ("names: {x: a}\ntrain: images", "has the key 'x'"),
+        ("names: [a]\nnames: [b]\ntrain: images", "key 'names' is there twice, on line 1 and on"),
+        ("names: [a]\ntrain: nowhere", "no folder or list within"),
+        ("names: [a]\ntrain: /", "no folder or list within"),
+        ("names: [a]\ntrain: {a: b}", "expected a folder or a .txt list"),
+        ("names: [a]\ntrain: labels", "has no image"),
+        ("- a", "no keys and values"),
+        ("a: !!python/name:os.system", "not valid YAML"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_yolo_file_that_is_wrong(folders, text, words):
+    with pytest.raises(UserError) as caught:
+        dataset_of(rewrite(folders["yolo"], text), "yolo")
+    assert words in str(caught.value) and "data.yaml" in str(caught.value)
+
+
+def test_yolo_lists_do_not_leave_the_folder(folders, tmp_path):
+    yolo = folders["yolo"]
+    outside = tmp_path / "secret.png"
+    outside.write_bytes((yolo / "images" / "val" / "val_7.png").read_bytes())
+    for line in ("../secret.png", str(outside), "./../secret.png"):
+        (yolo / "train.txt").write_text(f"{line}\nimages/train/train_1.png\n")
+        rewrite(yolo, "names: [disc, square]\ntrain: train.txt\n")
+        with pytest.raises(UserError, match="outside their image folder"):
+            dataset_of(yolo, "yolo")
+    findings = Findings({"unsafe_path": "skip"})
+    listing = YoloFolder(yolo).read("train", findings)
+    assert len(DetectionDataset([listing], findings=findings)) == 1
+    label = yolo / "labels" / "train" / "train_1.txt"
+    label.unlink()
+    label.symlink_to(outside)
+    rewrite(yolo, "names: [disc, square]\ntrain: images\n")
+    with pytest.raises(UserError, match="outside their image folder"):
+        dataset_of(yolo, "yolo")
+
+
+# Classes
+
+
+def test_classes_are_chosen_by_name_in_the_order_given(folders):
+    for format in ("coco", "voc", "yolo"):
+        train = dataset_of(folders[format], format, classes=["square", "disc"])
+        assert train.class_names == ("square", "disc") and train.category_ids == (1, 0)
+        dataset = dataset_of(folders[format], format, classes=["square"])
+        assert dataset.class_names == ("square",) and dataset.category_ids == (1,)
+        assert dataset.report["objects"] == 6 and len(dataset) == 6
+        assert dataset.report["boxes of classes that data.classes leaves out"] == 6
+        assert {row[1] for row in entries(dataset)} == {1}
+
+
+def test_unknown_class_names_the_nearest(folders):
+    with pytest.raises(UserError, match=r"'squre', which .*; did you mean 'square'\?.*disc, sq"):
+        dataset_of(folders["coco"], classes=["squre"])
+    for wrong, words in (("disc", "valid tuple"), ([], "at least 1"), (["a", "a"], "twice")):
+        with pytest.raises(UserError, match=words):
+            config_of(folders["coco"], classes=wrong)
+
+
+# Splits
+
+
+def names_of(dataset) -> list[str]:
+    return sorted(image["file_name"] for image in dataset.ground_truth().dataset["images"])
+
+
+def test_fraction_divides_the_same_way_whatever_the_order(tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 40})
+    path = folder / "annotations" / "train.json"
+    found = []
+    for _ in range(3):
+        parts = [dataset_of(folder, split=s, val_fraction=0.25) for s in ("train", "val")]
+        found.append([names_of(part) for part in parts])
+        content = json.loads(path.read_text())
+        random.Random(0).shuffle(content["images"])
+        path.write_text(json.dumps(content))
+    assert found[0] == found[1] == found[2]
+    assert [len(part) for part in found[0]] == [30, 10]
+    assert set(found[0][0]) & set(found[0][1]) == set()
+    other = dataset_of(folder, split="val", val_fraction=0.25, split_seed=1)
+    assert names_of(other) != found[0][1]
+    # By sha256sum of "0/train_1.png" and so on, the ten smallest: it must hold on every machine.
+    first = ["train_1.png", "train_12.png", "train_14.png"]
+    assert [name.rsplit("/")[-1] for name in found[0][1]][:3] == first
+    [finding] = dataset_of(folder, split="val", val_fraction=0.25).findings
+    assert "10 of 40 images are val (data.val_fraction 0.25, data.split_seed 0)" in finding.items[0]
+
+
+def test_fraction_beside_a_val_is_refused(folders):
+    for format in ("coco", "voc", "yolo"):
+        with pytest.raises(UserError, match="there is a val of its own"):
+            dataset_of(folders[format], format, val_fraction=0.1)
+    source = {"images": "a", "annotations": "b"}
+    with pytest.raises(UserError, match="val and val_fraction are both set"):
+        config_of(folders["coco"], val=source, val_fraction=0.1)
+    with pytest.raises(UserError, match="format voc takes path alone, but val is set too"):
+        config_of(folders["voc"], "voc", val=source)
+
+
+def test_fraction_of_a_single_image_is_refused(tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 1})
+    with pytest.raises(UserError, match="has 1 image: data.val_fraction needs two"):
+        dataset_of(folder, val_fraction=0.5)
