@@ -18,7 +18,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["gfl", "gfl.*"]), "gfl.configs"],
     package_dir={"gfl.configs": "configs"},
-    package_data={"gfl.configs": ["*.yaml"]},
+    package_data={"gfl": ["html/*.html"], "gfl.configs": ["*.yaml"]},
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",

@@ -12,7 +12,7 @@ import gfl
 from gfl.build import build_model
 from gfl.config import CONFIG_FOLDER, Config, load_config, merge_values, parse_config
 from gfl.data.coco_classes import COCO_CLASSES
-from gfl.engine.checkpoint import is_checkpoint, load_checkpoint
+from gfl.engine.checkpoint import is_checkpoint, load_checkpoint, require_usable
 from gfl.errors import UserError
 from gfl.interop.mmdet import convert_state_dict
 from gfl.interop.public_file import PublicFile, read_public_file
@@ -68,7 +68,9 @@ def open_checkpoint(path: str | Path) -> dict:
     Raises:
         UserError: see `load_checkpoint` and `convert`.
     """
-    return load_checkpoint(path) if is_checkpoint(path) else convert(path)[0]
+    if not is_checkpoint(path):
+        return convert(path)[0]
+    return require_usable(load_checkpoint(path), path)
 
 
 def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,9 @@ class Detections(OnDevice):
         names: the C class names, where they are known.
         category_ids: the training data's own id of each class, where they are known.
         thresholds: the score from which a class's detections are worth showing, where known.
+        edge_positions: (D, 4, reg_max + 1) where the bins of `distributions` lie, or None. Evenly
+            spaced; x for left and right, y for top and bottom, pixels of the original image. The
+            expectation is the side, as it was before boxes were clipped to the image.
     """
 
     boxes: Tensor
@@ -40,6 +43,7 @@ class Detections(OnDevice):
     names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     thresholds: tuple[float, ...] = ()
+    edge_positions: Tensor | None = None
 
     def __post_init__(self):
         count = self.scores.shape[0]
@@ -49,6 +53,9 @@ class Detections(OnDevice):
         check_shape("edge_std", self.edge_std, count, 4)
         if self.distributions is not None:
             check_shape("distributions", self.distributions, count, 4, None)
+        if self.edge_positions is not None:
+            bins = None if self.distributions is None else self.distributions.shape[2]
+            check_shape("edge_positions", self.edge_positions, count, 4, bins)
 
     def __len__(self) -> int:
         return self.scores.shape[0]
@@ -79,8 +86,7 @@ class Detections(OnDevice):
             cut = self.scores.new_tensor(self.thresholds)[self.labels]
         kept = self.scores >= cut
         if classes is not None:
-            label_of = {name: label for label, name in enumerate(self.names)}
-            wanted = [choose("class", name, label_of) for name in classes]
+            wanted = check_classes(classes, self.names)
             kept &= torch.isin(self.labels, self.labels.new_tensor(wanted))
         return self.select(kept)
 
@@ -91,7 +97,13 @@ class Detections(OnDevice):
         boxes = boxes + boxes.new_tensor([width, 0, width, 0])
         swapped = None if self.distributions is None else self.distributions[:, order]
         doubt = self.edge_std[:, order]
-        return replace(self, boxes=boxes, edge_std=doubt, distributions=swapped)
+        places = self.edge_positions
+        if places is not None:
+            places = places[:, order].clone()
+            places[:, ::2] = width - places[:, ::2]
+        return replace(
+            self, boxes=boxes, edge_std=doubt, distributions=swapped, edge_positions=places
+        )
 
     def to_coco(self, image_id: int) -> list[dict]:
         """COCO result entries: xywh in original pixels, the training data's category ids."""
@@ -145,10 +157,16 @@ class Detections(OnDevice):
         return draw_boxes(image, self.boxes.tolist(), labels, names, scores, deviations)
 
 
+def check_classes(classes: Iterable[str] | None, names: Sequence[str]) -> list[int]:
+    """Labels of class names, none for None; raises UserError for a name that is no class."""
+    label_of = {name: label for label, name in enumerate(names)}
+    return [choose("class", name, label_of) for name in classes or ()]
+
+
 def concatenate(parts: list[Detections]) -> Detections:
     """Detections of one image in one list, in the order of `parts` (at least one)."""
     first = parts[0]
-    fields = ("boxes", "scores", "labels", "edge_std", "distributions")
+    fields = ("boxes", "scores", "labels", "edge_std", "distributions", "edge_positions")
     joined = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in fields

@@ -1,6 +1,7 @@
 """torchrun's processes: set-up, rank, and the few collectives that we use."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -113,6 +114,8 @@ def local_device(device: str | None) -> torch.device:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device is None and gpus == 0):
         return torch.device("cpu")
+    if device is not None and not re.fullmatch(r"cuda(:\d+)?", device):
+        raise UserError(f"device is {device!r}, expected cpu, cuda or cuda:N.")
     number = int(os.environ.get("LOCAL_RANK", torch.device(device or "cuda").index or 0))
     if number >= gpus:
         raise UserError(

@@ -23,7 +23,7 @@ class Postprocess:
             classes are then held against the threshold (the authors' code).
         nms_iou: a box that overlaps a better one of its class by more is suppressed.
         max_per_image: detections kept, best first.
-        distributions: whether `Detections` carry the side distributions.
+        distributions: whether `Detections` carry the side distributions and where they lie.
         background_channel: whether the last class channel is no class, see `GFLHead`.
 
     Source: arXiv 2006.04388 supplement; mmdet `BaseDenseHead._predict_by_feat_single`, `GFLHead`.
@@ -90,12 +90,18 @@ class Postprocess:
         ]
         kept = kept[: self.max_per_image]
         kept_logits = box_logits[location[kept]].float()
+        distributions = positions = None
+        if self.distributions:
+            distributions = self.box.distributions(kept_logits)
+            centers = grid.centers[location[kept]]
+            positions = bin_positions(centers, stride[kept], self.box.reg_max) / scale[:, None]
         return Detections(
             boxes=boxes[kept],
             scores=score[kept],
             labels=label[kept],
             edge_std=self.box.edge_std_cells(kept_logits) * stride[kept] / scale,
-            distributions=self.box.distributions(kept_logits) if self.distributions else None,
+            distributions=distributions,
+            edge_positions=positions,
         )
 
     def _candidates(self, scores: Tensor, level_counts: list[int]) -> tuple[Tensor, Tensor]:
@@ -116,6 +122,23 @@ class Postprocess:
             labels.append(label)
             first += len(level_scores)
         return torch.cat(locations), torch.cat(labels)
+
+
+def bin_positions(centers: Tensor, strides: Tensor, reg_max: int) -> Tensor:
+    """Where the bins of each side lie: k strides from the location, outwards, for bin k.
+
+    Args:
+        centers: (n, 2) x, y of the locations.
+        strides: (n, 1), in the unit of `centers`.
+        reg_max: largest distance, in strides.
+
+    Returns:
+        (n, 4, reg_max + 1) in the unit and frame of `centers`: x for left and right, y for top
+        and bottom, sides in the order ltrb.
+    """
+    bins = torch.arange(reg_max + 1, device=centers.device, dtype=centers.dtype)
+    ltrb = (bins * strides)[..., None].expand(-1, -1, 4)
+    return ltrb_to_xyxy(centers[:, None].expand(-1, reg_max + 1, -1), ltrb).transpose(1, 2)
 
 
 def class_wise_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:

@@ -3,17 +3,17 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from gfl.detections import Detections
+from gfl.detections import Detections, check_classes
 from gfl.drawing import save_picture
 from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
+from gfl.html_page import Picture, html_page, make_picture
 from gfl.sources import Source, Video, VideoWriter, read_or_explain
 
 
@@ -31,6 +31,7 @@ class Prediction:
         batch_size: images computed together.
         pictures: whether pictures and videos are written.
         frames: bound for each video.
+        html_limit: how many pictures predictions.html shows at most; None for no such page.
     """
 
     out: str
@@ -41,92 +42,132 @@ class Prediction:
     batch_size: int = 8
     pictures: bool = True
     frames: int | None = None
+    html_limit: int | None = None
+
+    @property
+    def distributions(self) -> bool:
+        """Whether detections are to carry their side distributions."""
+        return self.html_limit is not None
 
 
 def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
     """Predict on every source and write the outcome below `wish.out`.
 
+    A source that can not be read, or whose output can not be written, is left out and named.
+
     Returns:
         {"images", "detections", "per_class": {name: count}, "skipped": {path: reason}}.
 
     Raises:
-        UserError: the folder can not be written, or an output would fall on a source.
+        UserError: an unknown class, the folder can not be written, or an output would fall on a
+            source.
     """
-    out = Path(wish.out)
-    targets = {source.name: out / source.name for source in sources}
-    Detections.check_classes(wish.classes, detector.class_names)
-    originals = {Path(source.path).resolve() for source in sources if source.camera is None}
-    for target in targets.values():
-        if target.resolve() in originals:
-            raise UserError(f"{target} is a source itself: choose another folder with --out.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror or error}") from None
-    entries: list[dict] = []
-    skipped: dict[str, str] = {}
-    counts: Counter = Counter()
-
-    def keep(source: Source, frame: int | None, image: np.ndarray, found: Detections) -> np.ndarray:
-        """Note an image's detections, give the picture of them."""
-        found = found.filter(wish.score or 0.0, wish.classes)
-        counts.update(found.class_names)
-        entries.append(_entry(source, frame, image, found))
-        return found.filter(wish.score).draw(image) if wish.pictures else image
-
+    check_classes(wish.classes, detector.class_names)
+    run = _Run(detector, sources, wish)
+    for source in sources:
+        if source.is_video:
+            run.video(source)
     pictures = [source for source in sources if not source.is_video]
     with tqdm(total=len(pictures), unit="image", disable=not pictures) as bar:
-        for source, image, found in _detect_pictures(detector, pictures, wish, skipped, bar):
-            drawn = keep(source, None, image, found)
-            if wish.pictures:
-                targets[source.name].parent.mkdir(parents=True, exist_ok=True)
-                save_picture(targets[source.name], drawn)
-    for source in (source for source in sources if source.is_video):
-        video = Video(source)
-        writer = VideoWriter(targets[source.name], video.rate)
-        frames = itertools.islice(video, wish.frames)
-        shown, seen = itertools.tee(frames)
-        found_frames = detector.stream(seen, wish.batch_size)
-        with tqdm(total=video.length, unit="frame", desc=source.path) as bar:
-            for number, (image, found) in enumerate(zip(shown, found_frames, strict=True)):
-                drawn = keep(source, number, image, found)
-                if wish.pictures:
-                    writer.write(drawn)
-                bar.update()
-        writer.close()
-    text = json.dumps(entries, indent=1) + "\n"
-    write_atomically(out / "predictions.json", lambda file: file.write(text.encode()))
-    return {
-        "images": len(entries),
-        "detections": sum(counts.values()),
-        "per_class": dict(sorted(counts.items())),
-        "skipped": skipped,
-    }
+        for start in range(0, len(pictures), wish.batch_size):
+            run.pictures(pictures[start : start + wish.batch_size])
+            bar.update(len(pictures[start : start + wish.batch_size]))
+    return run.finish()
 
 
-def _detect_pictures(
-    detector, sources: list[Source], wish: Prediction, skipped: dict, bar
-) -> Iterator[tuple[Source, np.ndarray, Detections]]:
-    """Readable pictures with what is in them; the others are noted in `skipped`."""
-    for start in range(0, len(sources), wish.batch_size):
-        batch = []
-        for source in sources[start : start + wish.batch_size]:
-            image = read_or_explain(source.path)
-            if isinstance(image, UserError):
-                skipped[source.path] = str(image)
-            else:
-                batch.append((source, image))
-            bar.update()
-        images = [image for _, image in batch]
-        if wish.tile is None:
-            found = detector.predict(images, wish.batch_size)
-        else:
-            found = [
-                detector.predict_tiled(image, wish.tile, wish.overlap, wish.batch_size)
-                for image in images
-            ]
+class _Run:
+    """What has been found and written so far."""
+
+    def __init__(self, detector, sources: list[Source], wish: Prediction):
+        self.detector, self.wish = detector, wish
+        self.out = Path(wish.out)
+        self.entries: list[dict] = []
+        self.page: list[Picture] = []
+        self.skipped: dict[str, str] = {}
+        self.counts: Counter = Counter()
+        originals = {Path(source.path).resolve() for source in sources if source.camera is None}
+        for target in (self.out / source.name for source in sources):
+            if target.resolve() in originals:
+                raise UserError(f"{target} is a source itself: choose another folder with --out.")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.out}: {error.strerror or error}") from None
+
+    def pictures(self, sources: list[Source]) -> None:
+        """Detect in a batch of image files."""
+        read = [(source, read_or_explain(source.path)) for source in sources]
+        self.skipped.update((s.path, str(i)) for s, i in read if isinstance(i, UserError))
+        batch = [(source, image) for source, image in read if not isinstance(image, UserError)]
+        found = self._detect([image for _, image in batch])
         for (source, image), detections in zip(batch, found, strict=True):
-            yield source, image, detections
+            drawn = self._note(source, None, image, detections)
+            if drawn is None:
+                continue
+            try:
+                (self.out / source.name).parent.mkdir(parents=True, exist_ok=True)
+                save_picture(self.out / source.name, drawn)
+            except (UserError, OSError) as error:
+                self.skipped[source.path] = f"detected, but its picture is missing: {error}"
+
+    def video(self, source: Source) -> None:
+        """Detect in the frames of a video or of a camera."""
+        try:
+            frames = Video(source)
+            writer = VideoWriter(self.out / source.name, frames.rate)
+            rest = itertools.islice(frames, self.wish.frames)
+            number = 0
+            with tqdm(total=frames.length, unit="frame", desc=source.path) as bar:
+                while batch := list(itertools.islice(rest, self.wish.batch_size)):
+                    for image, detections in zip(batch, self._detect(batch), strict=True):
+                        drawn = self._note(source, number, image, detections)
+                        if drawn is not None:
+                            writer.write(drawn)
+                        number += 1
+                        bar.update()
+            writer.close()
+        except UserError as error:
+            self.skipped[source.path] = str(error)
+
+    def finish(self) -> dict:
+        """Write predictions.json and the page; give the summary."""
+        text = json.dumps(self.entries, indent=1) + "\n"
+        self._write("predictions.json", text)
+        if self.wish.html_limit is not None:
+            page = html_page(self.page, len(self.entries), self.wish.score)
+            self._write("predictions.html", page)
+        return {
+            "images": len(self.entries),
+            "detections": sum(self.counts.values()),
+            "per_class": dict(sorted(self.counts.items())),
+            "skipped": self.skipped,
+        }
+
+    def _detect(self, images: list[np.ndarray]) -> list[Detections]:
+        wish = self.wish
+        more = {"score_threshold": wish.score, "distributions": wish.distributions}
+        if wish.tile is None:
+            return self.detector.predict(images, wish.batch_size, **more)
+        cut = (wish.tile, wish.overlap, wish.batch_size)
+        return [self.detector.predict_tiled(image, *cut, **more) for image in images]
+
+    def _note(
+        self, source: Source, frame: int | None, image: np.ndarray, found: Detections
+    ) -> np.ndarray | None:
+        """Keep an image's detections; give the picture of them, if one is wanted."""
+        found = found.filter(self.wish.score or 0.0, self.wish.classes)
+        self.counts.update(found.class_names)
+        self.entries.append(_entry(source, frame, image, found))
+        if len(self.page) < (self.wish.html_limit or 0):
+            title = source.path if frame is None else f"{source.path}, frame {frame}"
+            self.page.append(make_picture(title, image, found))
+        return found.filter(self.wish.score).draw(image) if self.wish.pictures else None
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomically(self.out / name, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise UserError(f"cannot write {self.out / name}: {error.strerror or error}") from None
 
 
 def _entry(source: Source, frame: int | None, image: np.ndarray, found: Detections) -> dict:

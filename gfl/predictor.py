@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from gfl import build, tiling
@@ -14,7 +15,7 @@ from gfl.config import parse_config
 from gfl.conversion import open_checkpoint
 from gfl.data.batch import collate, padded_size
 from gfl.data.dataset import Sample
-from gfl.data.image import read_image
+from gfl.data.image import picture_to_rgb, read_image
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.detections import DEFAULT_THRESHOLD, Detections
@@ -51,7 +52,10 @@ def load(
     config = parse_config(content["config"], str(checkpoint))
     names = tuple(content["class_map"]["names"])
     model = build.build_model(config, len(names), load_pretrained=False)
-    model.load_state_dict(content.get("ema") or content["model"])
+    try:
+        model.load_state_dict(content.get("ema") or content["model"])
+    except RuntimeError as error:
+        raise UserError(f"{checkpoint} is damaged: {str(error)[:500]}") from None
     ids = tuple(content["class_map"]["category_ids"])
     detector = Detector(model, config, names, ids, device, half, compile, fuse)
     known = content.get("thresholds")
@@ -108,7 +112,7 @@ class Detector:
         Args:
             images: a path, a PIL image, an (H, W, 3) uint8 RGB array, or any iterable of those.
             batch_size: images computed together; images of different padded sizes never are, so
-                that the outcome does not depend on it.
+                that the outcome depends on it by rounding only.
             score_threshold: default, the config's `postprocess.score_threshold`.
             distributions: give each detection's side distributions too.
 
@@ -129,8 +133,12 @@ class Detector:
         distributions: bool = False,
     ) -> Iterator[Detections]:
         """`predict`, one `Detections` at a time, for more images than memory holds."""
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size is {batch_size!r}, expected a whole number from 1 on.")
         postprocess = build.build_postprocess(self.config, distributions)
         if score_threshold is not None:
+            if not isinstance(score_threshold, int | float) or not 0 <= score_threshold <= 1:
+                raise UserError(f"score_threshold is {score_threshold!r}, expected 0 to 1.")
             postprocess.score_threshold = score_threshold
         images = iter(_as_iterable(images))
         first = 0
@@ -150,6 +158,7 @@ class Detector:
         overlap: float = 0.25,
         batch_size: int = 8,
         score_threshold: float | None = None,
+        distributions: bool = False,
     ) -> Detections:
         """Find small objects in a large image: piece by piece, and in the whole.
 
@@ -162,6 +171,10 @@ class Detector:
         Returns:
             Detections of the whole image, no object twice.
         """
+        if not isinstance(tile, int) or tile < 32 or not 0 <= overlap < 0.95:
+            raise UserError(
+                f"tile is {tile!r}, overlap {overlap!r}: expected 32 pixels or more, and 0 to 0.95."
+            )
         image = as_rgb(image)
         size = image.shape[:2]
         places = tiling.windows(size, tile, overlap)
@@ -169,7 +182,7 @@ class Detector:
             places.append((0, 0, size[1], size[0]))
         pieces = (image[y1:y2, x1:x2] for x1, y1, x2, y2 in places)
         options = self.config.postprocess
-        parts = self.predict(pieces, batch_size, score_threshold)
+        parts = self.predict(pieces, batch_size, score_threshold, distributions)
         return tiling.merge(parts, places, size, options.nms_iou, options.max_per_image)
 
     def _item(self, image, number: int):
@@ -202,10 +215,8 @@ def as_rgb(image) -> np.ndarray:
     """
     if isinstance(image, str | Path):
         return read_image(str(image))
-    if hasattr(image, "getexif"):  # PIL, without importing it for those who do not use it
-        from PIL import ImageOps
-
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, Image.Image):
+        return picture_to_rgb(image, "the PIL image")
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         if image.ndim == 3 and image.shape[2] == 3 and image.size:
             return image
@@ -218,7 +229,7 @@ def as_rgb(image) -> np.ndarray:
 
 
 def _as_iterable(images) -> Iterable:
-    one = isinstance(images, str | Path | np.ndarray) or hasattr(images, "getexif")
+    one = isinstance(images, str | Path | np.ndarray | Image.Image)
     if not one and not isinstance(images, Iterable):
         as_rgb(images)  # says what is wrong
     return [images] if one else images

@@ -53,7 +53,8 @@ def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
         if path.is_dir():
             known = IMAGE_ENDINGS | VIDEO_ENDINGS
             inside = (f for f in path.rglob("*") if f.suffix.lower() in known and f.is_file())
-            files = sorted(f for f in inside if own not in f.resolve().parents)
+            inner = path.resolve() in own.parents
+            files = sorted(f for f in inside if not (inner and own in f.resolve().parents))
             if not files:
                 raise UserError(f"folder {path} holds no image or video.")
             found += [Source(str(file), file.relative_to(path)) for file in files]

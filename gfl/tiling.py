@@ -66,7 +66,11 @@ def merge(
 
 
 def _moved(part: Detections, place: tuple[int, int, int, int]) -> Detections:
-    return replace(part, boxes=part.boxes + part.boxes.new_tensor([*place[:2], *place[:2]]))
+    offset = part.boxes.new_tensor([*place[:2], *place[:2]])
+    positions = part.edge_positions
+    if positions is not None:
+        positions = positions + offset[:, None]
+    return replace(part, boxes=part.boxes + offset, edge_positions=positions)
 
 
 def _is_cut(boxes: Tensor, place: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:

@@ -43,6 +43,14 @@ def test_filter_uses_each_classs_own_threshold_or_the_default():
     assert found.thresholds == (0.6, 0.1) and found.names == ("cat", "dog")
 
 
+def test_places_of_bins_need_as_many_bins_as_the_distributions():
+    values = torch.rand(3, 4, 5)
+    found = detections(distributions=values, edge_positions=values).filter(0.5)
+    assert torch.equal(found.edge_positions, values[:2])
+    with pytest.raises(ValueError, match="edge_positions"):
+        detections(distributions=values, edge_positions=values[..., :4])
+
+
 def test_filter_by_class():
     found = detections().filter(0.0, ["dog"])
     assert found.class_names == ["dog", "dog"]

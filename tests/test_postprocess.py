@@ -60,7 +60,7 @@ def test_boxes_are_those_worked_by_hand():
     assert_close(found.boxes, [[0, 8, 24, 32], [8, 0, 16, 32]])
     assert_close(found.scores, [0.9, 0.7])
     assert found.labels.tolist() == [1, 0]
-    assert found.distributions is None
+    assert found.distributions is None and found.edge_positions is None
 
 
 def test_boxes_are_clipped_then_put_into_the_original_image():
@@ -92,6 +92,32 @@ def test_distributions_come_on_request():
     first = [[0, 1, 0, 0, 0], [0.5, 0, 0.5, 0, 0], [0, 0, 1, 0, 0], [0, 0.5, 0.5, 0, 0]]
     second = [[0, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0.5, 0, 0, 0, 0.5], [1, 0, 0, 0, 0]]
     assert_close(found.distributions, [first, second])
+
+
+def test_bins_lie_at_strides_from_the_location_in_the_original_image():
+    # Location 5 is (8, 8) of stride 8: bins at 8, 0, -8, ... to the left and 8, 16, 24, ... to the
+    # right; the original is half as wide and twice as high as the input.
+    part = postprocess(distributions=True)
+    [found] = part(found_at(GRID, {5: ({0: 0.9}, (1, 1, 2, 2))}), (meta(scale=(2.0, 0.5)),))
+    left, top = [4, 0, -4, -8, -12], [16, 0, -16, -32, -48]
+    right, bottom = [4, 8, 12, 16, 20], [16, 32, 48, 64, 80]
+    assert_close(found.edge_positions, [[left, top, right, bottom]])
+    [found] = part(found_at(GRID, {19: ({0: 0.9}, (1, 1, 2, 2))}), (meta(),), rescale=False)
+    assert_close(found.edge_positions[0, 0], [16, 0, -16, -32, -48])
+    assert_close(found.edge_positions[0, 3], [16, 32, 48, 64, 80])
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_the_expected_bin_position_is_the_side_and_its_deviation_edge_std(rescale):
+    predictions = random_predictions(pyramid(96, 128), 1, reg_max=REG_MAX)
+    part = postprocess(distributions=True, nms_iou=1.0, max_per_image=10000)
+    # An image so large that only what lies left of 0 or above 0 is clipped.
+    [found] = part(predictions, (meta((10000, 10000), (1.5, 0.75)),), rescale=rescale)
+    expected = (found.distributions * found.edge_positions).sum(-1)
+    spread = (found.edge_positions - expected[..., None]).square() * found.distributions
+    assert len(found) > 100 and (expected < 0).any() and (expected > 1).any()
+    assert_close(expected.clamp(min=0), found.boxes, rtol=1e-4, atol=1e-3)
+    assert_close(spread.sum(-1).sqrt(), found.edge_std, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +245,7 @@ def test_nothing_found_is_empty_tensors(rule):
     assert found.boxes.shape == found.edge_std.shape == (0, 4)
     assert found.scores.shape == found.labels.shape == (0,)
     assert found.labels.dtype == torch.int64
-    assert found.distributions.shape == (0, 4, REG_MAX + 1)
+    assert found.distributions.shape == found.edge_positions.shape == (0, 4, REG_MAX + 1)
 
 
 @pytest.mark.parametrize("rule", ["pairs", "locations"])
@@ -235,7 +261,8 @@ def test_batch_is_decoded_as_its_images_alone(rule):
         alone = Predictions(predictions.cls_logits[rows], predictions.box_logits[rows], grid)
         [found] = part(alone, metas[rows])
         assert len(found) > 10
-        for name in ("boxes", "scores", "labels", "edge_std", "distributions"):
+        names = ("boxes", "scores", "labels", "edge_std", "distributions", "edge_positions")
+        for name in names:
             assert torch.equal(getattr(together[image], name), getattr(found, name))
 
 
@@ -244,7 +271,7 @@ def test_detections_carry_no_gradient_and_are_best_first():
     [found] = postprocess(distributions=True)(predictions, (meta((96, 128)),))
     assert predictions.cls_logits.requires_grad
     tensors = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 5 and not any(value.requires_grad for value in tensors)
+    assert len(tensors) == 6 and not any(value.requires_grad for value in tensors)
     assert (found.scores.diff() <= 0).all() and found.scores.min() > 0.05
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([128, 96, 128, 96])).all()
 

@@ -96,6 +96,37 @@ def test_a_video_becomes_a_video(checkpoint, pictures, tmp_path):  # noqa: F811
     assert [entry["frame"] for entry in entries] == [0, 1, 2, 3]
 
 
+def test_endings_that_become_one_are_kept_apart(checkpoint, pictures, tmp_path):  # noqa: F811
+    (pictures / "a.gif").write_bytes((pictures / "a.png").read_bytes())
+    found = find_sources([str(pictures)], tmp_path / "out")
+    names = [str(source.name) for source in found]
+    assert len(set(names)) == len(names) == 5 and {"a.png", "a_2.png"} <= set(names)
+
+
+def test_an_earlier_outcome_inside_the_folder_is_no_source(checkpoint, pictures):  # noqa: F811
+    for _ in range(2):
+        assert run(checkpoint, pictures, "--out", pictures / "drawn") == 0
+        entries = json.loads((pictures / "drawn" / "predictions.json").read_text())
+        assert len(entries) == 3
+
+
+def test_a_broken_video_loses_no_picture(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    out = tmp_path / "out"
+    assert run(checkpoint, pictures / "a.png", tmp_path / "bad.mp4", "--out", out) == 0
+    assert "skipped" in (error := capsys.readouterr().err) and "bad.mp4" in error
+    assert len(json.loads((out / "predictions.json").read_text())) == 1
+
+
+def test_scores_below_the_configs_threshold_can_be_had(checkpoint, pictures, tmp_path):  # noqa: F811
+    counts = []
+    for score in ("0.0", "0.05", "0.5"):
+        assert run(checkpoint, pictures / "a.png", "--out", tmp_path, "--score", score) == 0
+        [entry] = json.loads((tmp_path / "predictions.json").read_text())
+        counts.append(len(entry["detections"]))
+    assert counts == sorted(counts, reverse=True)
+
+
 def test_tiles(checkpoint, pictures, tmp_path):  # noqa: F811
     out = tmp_path / "out"
     assert run(checkpoint, pictures / "a.png", "--out", out, "--tile", 64, "--overlap", 0.3) == 0
@@ -113,7 +144,11 @@ def test_tiles(checkpoint, pictures, tmp_path):  # noqa: F811
         (["OK", "--tile", "3"], "--tile"),
         (["OK", "--overlap", "1.5"], "--overlap"),
         (["OK", "--batch-size", "0"], "--batch-size"),
-        (["99"], "camera 99"),
+        (["OK", "--html", "--html-limit", "0"], "--html-limit"),
+        (["99"], "none of the 1 sources"),
+        (["OK", "--score", "1.5"], "--score"),
+        (["OK", "--frames", "0"], "--frames"),
+        (["OK", "--classes", "squar"], "did you mean 'square'"),
     ],
 )
 def test_mistakes_are_one_message(arguments, says, checkpoint, pictures, tmp_path, capsys):  # noqa: F811
@@ -131,7 +166,7 @@ def test_mistakes_are_one_message(arguments, says, checkpoint, pictures, tmp_pat
 
 
 def test_sources_in_order(pictures):
-    found = find_sources([str(pictures / "b.png"), str(pictures / "*.png"), "0"])
+    found = find_sources([str(pictures / "b.png"), str(pictures / "*.png"), "0"], "out")
     assert [source.name.name for source in found] == ["b.png", "a.png", "b_2.png", "camera_0.mp4"]
     assert found[-1].camera == 0 and found[-1].is_video
 

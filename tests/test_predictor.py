@@ -154,6 +154,70 @@ def test_what_is_no_image_is_named(image, says, detector):
     assert says in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 1.5}, "batch_size is 1.5"),
+        ({"score_threshold": float("nan")}, "score_threshold is nan"),
+        ({"score_threshold": "0.3"}, "score_threshold is '0.3'"),
+    ],
+)
+def test_options_out_of_range_are_named(options, says, detector, files):
+    with pytest.raises(gfl.UserError, match=says):
+        detector.predict(files[0], **options)
+
+
+@pytest.mark.parametrize("options", [{"tile": 0}, {"tile": -5}, {"overlap": 1.0}, {"overlap": -1}])
+def test_tiles_out_of_range_are_named(options, detector, files):
+    with pytest.raises(gfl.UserError, match="expected 32 pixels or more"):
+        detector.predict_tiled(files[0], **options)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_deformable_network_is_folded_and_computes_in_half(half, tmp_path, files):
+    backbone = {"name": "resnet18", "pretrained": False, "deformable_stages": [4, 5]}
+    path = write(tmp_path / "zoo.pth", small_model(backbone=backbone))
+    detector = gfl.load(path, device="cpu", half=half)
+    plain = gfl.load(path, device="cpu", fuse=False)
+    norms = [m for m in detector.model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    deformable = [m for m in plain.model.backbone.modules() if hasattr(m, "conv_offset")]
+    assert len(norms) == len(deformable) == 4  # one behind each; all others are folded
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        one, other = detector.model(images), plain.model(images)
+    torch.testing.assert_close(one.cls_logits, other.cls_logits, rtol=1e-3, atol=1e-3)
+    detector.predict(files[0])
+
+
+def test_a_network_that_can_not_be_traced_stays_as_it_is():
+    from gfl.models.folding import folded
+
+    class Branching(torch.nn.Module):
+        def forward(self, images):
+            return [images if images.sum() > 0 else -images]
+
+        def parameters(self, recurse=True):
+            return iter([torch.zeros(1)])
+
+    network = Branching()
+    assert folded(network) is network
+
+
+def test_a_damaged_checkpoint_of_ours_is_named(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    for change in (
+        {"class_map": {"names": ["a", "b", "c"], "category_ids": [1, 2, 3]}},
+        {"class_map": {"names": ["a", "b"], "category_ids": [1]}},
+        {"version": "1"},
+        {"config": None},
+        {"model": {}},
+    ):
+        torch.save({**content, **change}, tmp_path / "bad.pt")
+        with pytest.raises(gfl.UserError, match="bad.pt"):
+            gfl.load(tmp_path / "bad.pt", device="cpu")
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(gfl.UserError, match="does not exist"):
         gfl.load(tmp_path / "best.pt")

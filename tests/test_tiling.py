@@ -1,5 +1,7 @@
 """Large images in pieces: windows, and merging what was found in them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,16 @@ def test_nothing_found_and_the_limit():
     assert got.scores.tolist() == pytest.approx([0.58, 0.57, 0.56])
 
 
+def test_the_places_of_the_bins_move_with_the_boxes():
+    one = found(([5, 20, 30, 50], 0.9, 0))
+    positions = torch.arange(12.0).reshape(1, 4, 3)
+    one = replace(one, distributions=torch.full((1, 4, 3), 1 / 3), edge_positions=positions)
+    got = merge([one], [(60, 7, 160, 107)], (200, 200), 0.6, 100)
+    assert got.boxes.tolist() == [[65, 27, 90, 57]]
+    assert got.edge_positions[0, :, 0].tolist() == [60, 10, 66, 16]
+    assert torch.equal(got.distributions, one.distributions)
+
+
 class Bright(Detector):
     """Finds bright squares by their pixels, in place of a network, as `predict` would."""
 
@@ -86,7 +98,7 @@ class Bright(Detector):
         self.config = type("Config", (), {"postprocess": options})
         self.largest = 0
 
-    def predict(self, images, batch_size=8, score_threshold=None):
+    def predict(self, images, batch_size=8, score_threshold=None, distributions=False):
         import cv2
 
         results = []

@@ -27,6 +27,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda or cuda:N")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
     parser.add_argument("--no-pictures", action="store_true", help="predictions.json only")
+    parser.add_argument("--html", action="store_true", help="predictions.html too, to look at")
+    parser.add_argument(
+        "--html-limit", type=int, default=50, metavar="N", help="pictures on that page at most"
+    )
     parser.add_argument("--frames", type=int, metavar="N", help="stop a video or camera after N")
     args = parser.parse_intermixed_args(argv)
     return run(lambda: predict(args))
@@ -38,13 +42,19 @@ def predict(args: argparse.Namespace) -> None:
 
     if args.batch_size < 1 or (args.tile is not None and args.tile < 64):
         raise UserError("--batch-size is at least 1, --tile at least 64 pixels.")
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise UserError(f"--score is {args.score}, expected 0 to 1.")
+    if args.frames is not None and args.frames < 1:
+        raise UserError(f"--frames is {args.frames}, expected 1 or more.")
+    if args.html_limit < 1:
+        raise UserError(f"--html-limit is {args.html_limit}, expected 1 or more.")
     if not 0 <= args.overlap < 0.9:
         raise UserError(f"--overlap is {args.overlap}, expected 0 to 0.9.")
     from gfl.predicting import Prediction, predict_sources
     from gfl.predictor import load
     from gfl.sources import find_sources
 
-    sources = find_sources(args.sources)
+    sources = find_sources(args.sources, args.out)
     detector = load(args.checkpoint, args.device, args.half)
     prediction = Prediction(
         out=args.out,
@@ -55,6 +65,7 @@ def predict(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         pictures=not args.no_pictures,
         frames=args.frames,
+        html_limit=args.html_limit if args.html else None,
     )
     summary = predict_sources(detector, sources, prediction)
     for path, reason in summary["skipped"].items():

@@ -81,7 +81,9 @@ def _decode(content: bytes, name: str) -> np.ndarray | None:
         image = _opencv(content)
         if image is not None:
             return _upright(image, exif_orientation(header, content))
-    return _pillow(Image.open(io.BytesIO(content)), name)
+    picture = Image.open(io.BytesIO(content))
+    picture.seek(0)
+    return picture_to_rgb(picture, name)
 
 
 def _opencv(content: bytes) -> np.ndarray | None:
@@ -102,9 +104,12 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, quarters))
 
 
-def _pillow(image: Image.Image, name: str) -> np.ndarray:
-    """RGB, upright."""
-    image.seek(0)
+def picture_to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    """A PIL image as (H, W, 3) uint8 RGB, upright; `name` is for messages.
+
+    Raises:
+        UserError: pixels of no known scale.
+    """
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):

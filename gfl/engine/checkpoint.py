@@ -181,9 +181,22 @@ def load_checkpoint(path: str | Path) -> dict:
         raise UserError(
             f"{path} is not a checkpoint of gfl: expected a best.pt or last.pt that it has written."
         )
-    if content["version"] > FORMAT_VERSION:
+    version = content.get("version")
+    if not isinstance(version, int):
+        raise DamagedCheckpoint(f"{path} is damaged: it has no format version.")
+    if version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {content['version']}, this gfl reads up to "
-            f"{FORMAT_VERSION}: update gfl."
+            f"{path} has format version {version}, this gfl reads up to {FORMAT_VERSION}: "
+            "update gfl."
         )
+    return content
+
+
+def require_usable(content: dict, path: str | Path) -> dict:
+    """Check that a checkpoint holds what using it takes; raises DamagedCheckpoint."""
+    class_map = content.get("class_map")
+    lists = [class_map.get(key) for key in ("names", "category_ids")] if class_map else [None]
+    whole = isinstance(content.get("config"), dict) and isinstance(content.get("model"), dict)
+    if not whole or not all(isinstance(v, list) for v in lists) or len(set(map(len, lists))) > 1:
+        raise DamagedCheckpoint(f"{path} is damaged: its model, config or classes are not whole.")
     return content

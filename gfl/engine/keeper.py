@@ -72,12 +72,12 @@ class Keeper:
         if problem is None:
             self.saved_step = self.state.step
 
-    def save_best(self, best: dict, thresholds: list[float | None]) -> None:
+    def save_best(self, best: dict, thresholds: list[float | None] | None = None) -> None:
         """Write best.pt, which holds what evaluation and use need.
 
         Args:
             best: AP and epoch.
-            thresholds: of each class, the score of its best F1, or None.
+            thresholds: of each class, the score of its best F1, or None; None without such.
         """
         content = {**self._content(), "AP": best["AP"], "thresholds": thresholds, "best": best}
         self._require_finite(BEST, content)
