@@ -8,9 +8,14 @@ import importlib
 from gfl.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "evaluate", "load", "train"]
+__all__ = ["UserError", "__version__", "evaluate", "export", "load", "train"]
 
-_LAZY = {"train": "gfl.training", "evaluate": "gfl.evaluation", "load": "gfl.predictor"}
+_LAZY = {
+    "train": "gfl.training",
+    "evaluate": "gfl.evaluation",
+    "export": "gfl.exporting",
+    "load": "gfl.predictor",
+}
 _SUBMODULES = "assigner boxes build config data engine losses models structures".split()
 
 

@@ -16,6 +16,10 @@ class TrainingFailed(RuntimeError):
     """Training can not go on (a loss that stays non-finite): one message, exit status 1."""
 
 
+class ExportFailed(RuntimeError):
+    """An exported network does not compute what the original does: one message, exit status 1."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """End a sentence: "; did you mean 'x'?" for the closest choice, "." when nothing is close."""
     close = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1)

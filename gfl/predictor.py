@@ -20,7 +20,9 @@ from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.distributed import local_device
 from gfl.errors import UserError
-from gfl.structures import Detections
+from gfl.interop.exported import ExportedForm
+from gfl.interop.onnx_network import OnnxNetwork
+from gfl.structures import Batch, Detections
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -35,8 +37,8 @@ def load(
     """Make a detector of a file.
 
     Args:
-        checkpoint: best.pt or last.pt of a training, or a public .pth of mmdetection, GFocal or
-            GFocalV2 (read without running what it contains).
+        checkpoint: best.pt or last.pt of a training, a public .pth of mmdetection, GFocal or
+            GFocalV2 (read without running what it contains), or an .onnx that `gfl.export` wrote.
         device: "cpu", "cuda" or "cuda:N"; default: a GPU where there is one.
         half: compute the network in half precision (fp16 on a GPU, bf16 on a CPU); boxes are
             decoded in float32 all the same.
@@ -47,13 +49,22 @@ def load(
         UserError: the file is missing, damaged, unsafe or of another kind, or there is no such
             device.
     """
+    if Path(checkpoint).suffix == ".onnx":
+        if half or compile:
+            raise UserError(f"{checkpoint}: half and compile are not for .onnx files; see --half.")
+        return OnnxDetector(checkpoint, device)
     content = open_checkpoint(checkpoint)
-    config = parse_config(content["config"], str(checkpoint))
+    return detector_of(content, str(checkpoint), device, half, compile, fuse)
+
+
+def detector_of(content: dict, name: str, *options) -> "Detector":
+    """The detector of an opened checkpoint; `name` is for messages, `options` are `Detector`'s."""
+    config = parse_config(content["config"], name)
     names = tuple(content["class_map"]["names"])
     model = build.build_model(config, len(names), load_pretrained=False)
     model.load_state_dict(content.get("ema") or content["model"])
     ids = tuple(content["class_map"]["category_ids"])
-    return Detector(model, config, names, ids, device, half, compile, fuse)
+    return Detector(model, config, names, ids, *options)
 
 
 class Detector:
@@ -77,7 +88,7 @@ class Detector:
         compile: bool = False,
         fuse: bool = True,
     ):
-        self.config, self.class_names, self.category_ids = config, class_names, category_ids
+        self._describe(config, class_names, category_ids)
         self.device = local_device(device)
         self.half = half
         model = model.eval().requires_grad_(False)
@@ -87,6 +98,9 @@ class Detector:
         if compile:
             self.model.tensors = torch.compile(self.model.tensors, dynamic=True)
         self.normalize = build.build_normalize(config, self.device)
+
+    def _describe(self, config, class_names: tuple[str, ...], category_ids: tuple[int, ...]):
+        self.config, self.class_names, self.category_ids = config, class_names, category_ids
         size = config.data.test_size
         self._short, self._transform = size.short_range[1], Transform(size.long)
 
@@ -142,16 +156,39 @@ class Detector:
         return self._transform(sample, SampleKey(number, 0, self._short))
 
     def _detect(self, items: list, postprocess) -> list[Detections]:
-        batch = collate(items).to(self.device, non_blocking=True)
+        return [
+            replace(found.to("cpu"), names=self.class_names, category_ids=self.category_ids)
+            for found in self._compute(collate(items), postprocess)
+        ]
+
+    def _compute(self, batch: Batch, postprocess) -> list[Detections]:
+        batch = batch.to(self.device, non_blocking=True)
         images = self.normalize(batch.images, batch.input_sizes)
         images = images.contiguous(memory_format=torch.channels_last)
         kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         with torch.autocast(self.device.type, kind, enabled=self.half):
             predictions = self.model(images)
-        return [
-            replace(found.to("cpu"), names=self.class_names, category_ids=self.category_ids)
-            for found in postprocess(predictions, batch.metas)
-        ]
+        return postprocess(predictions, batch.metas)
+
+
+class OnnxDetector(Detector):
+    """A `Detector` whose network is an .onnx file of `gfl.export`, run by onnxruntime.
+
+    Attributes:
+        metadata: what the file says about itself.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None):
+        self._network = OnnxNetwork(path, device)
+        self.metadata = metadata = self._network.metadata
+        self._form = ExportedForm.of(metadata)
+        names, ids = tuple(metadata["class_names"]), tuple(metadata["category_ids"])
+        self._describe(parse_config(metadata["config"], str(path)), names, ids)
+
+    def _compute(self, batch: Batch, postprocess) -> list[Detections]:
+        outputs = self._network(batch.images, batch.input_sizes)
+        size = tuple(batch.images.shape[-2:])
+        return self._form.detections(outputs, size, postprocess, batch.metas)
 
 
 def as_rgb(image) -> np.ndarray:

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gfl.errors import TrainingFailed, UserError
+from gfl.errors import ExportFailed, TrainingFailed, UserError
 
 
 def run(work: Callable[[], None]) -> int:
-    """Do the work of a command; give 0, 2 for a user's mistake, 1 for a training that failed.
+    """Do the work of a command; give 0, 2 for a user's mistake, 1 for a run that failed.
 
     Such errors are one message on stderr. Everything else is a bug and keeps its traceback.
     """
@@ -22,6 +22,9 @@ def run(work: Callable[[], None]) -> int:
         return 2
     except TrainingFailed as error:
         print(f"{prefix}training failed: {error}", file=sys.stderr)
+        return 1
+    except ExportFailed as error:
+        print(f"{prefix}export failed: {error}", file=sys.stderr)
         return 1
     return 0
 
