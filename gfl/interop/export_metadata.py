@@ -3,6 +3,7 @@
 import gfl
 from gfl.data.batch import PAD_MULTIPLE
 from gfl.interop.export_forms import FORMS
+from gfl.predictor import Detector
 
 
 def output_shapes(detector: Detector, form: str) -> dict[str, tuple]:
