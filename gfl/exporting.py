@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from gfl.build import build_postprocess
 from gfl.conversion import open_checkpoint
@@ -28,8 +29,11 @@ from gfl.interop.onnx_network import OnnxNetwork, require
 from gfl.predictor import NO_BOXES, Detector, detector_of
 from gfl.structures import Batch
 
-# Of the largest number that its picture can have; float16 has 11 bits.
-HALF = Tolerance(box=8.0, score=0.05, decision=0.05, iou=0.5)
+# With half precision: float16 keeps 11 bits of each activation.
+HALF = Tolerance(box=4.0, score=0.02, decision=0.02, iou=0.9)
+
+# torch.export takes it that no level of the pyramid has a side of 1.
+SMALLEST_PT2 = 160
 
 
 def export(
@@ -63,12 +67,15 @@ def export(
         ExportFailed: the file computes something else; it is not kept.
     """
     path = Path(out)
+    is_onnx = path.suffix == ".onnx"
     choose("form", form, FORMS)
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"--out is {path}: expected a name ending in .onnx or .pt2.")
-    if opset is not None and (path.suffix != ".onnx" or opset < 18):
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"cannot write {path}: its folder does not exist.")
+    if opset is not None and (opset < 18 or not is_onnx):
         raise UserError(f"opset is {opset}: expected 18 or more, and an .onnx file.")
-    if path.suffix == ".onnx":
+    if is_onnx:
         require("onnx", "onnxscript", "onnxruntime")
     limits = HALF if half else Tolerance()
     if tolerance is not None:
@@ -76,16 +83,16 @@ def export(
     picture = drawn_picture() if image is None else read_image(str(image))
     content = open_checkpoint(checkpoint)
     detector = detector_of(content, str(checkpoint), "cpu")
-    batches = comparison_batches(detector, picture)
+    batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
 
     temporary = path.with_name(path.stem + ".tmp" + path.suffix)
     try:
         say(f"exporting {checkpoint} as {form}")
-        opset = (opset or OPSET) if path.suffix == ".onnx" else None
+        opset = (opset or OPSET) if is_onnx else None
         metadata = describe(content, detector, form, half, opset)
         shapes = output_shapes(detector, form)
         program = export_program(detector, form, half)
-        if path.suffix == ".onnx":
+        if is_onnx:
             write_onnx(program, temporary, shapes, metadata, opset)
         else:
             files = {"gfl.json": json.dumps(metadata)}
@@ -135,7 +142,7 @@ def make_form(detector: Detector, form: str, half: bool = False):
 
 def export_program(detector: Detector, form: str, half: bool) -> torch.export.ExportedProgram:
     """torch.export's program of a form, batch and image size free."""
-    # Large enough that no level of the example has a side of 1, which would be taken as fixed.
+    # No level of the example has a side of 1, which would be taken as fixed.
     images, sizes = torch.zeros(2, 3, 288, 320), torch.tensor([[280, 320], [288, 310]])
     batch = torch.export.Dim("batch", min=1)
     rows, columns = (torch.export.Dim(name, min=1, max=1024) for name in ("rows", "columns"))
@@ -187,10 +194,10 @@ def compare(network, detector: Detector, form: str, batches: list[Batch], limits
     return found
 
 
-def comparison_batches(detector: Detector, picture: np.ndarray) -> list[Batch]:
+def comparison_batches(detector: Detector, picture: np.ndarray, smallest: int) -> list[Batch]:
     """The picture at the test size and at about half of it, each alone and beside a part of it.
 
-    The part has another shape, so that padding is compared too.
+    The part has another shape, so that padding is compared too. Sides are padded to `smallest`.
     """
     part = picture[:, : max(picture.shape[1] * 2 // 3, 1)]
     size = detector.config.data.test_size
@@ -203,7 +210,13 @@ def comparison_batches(detector: Detector, picture: np.ndarray) -> list[Batch]:
             for key in [SampleKey(number, 0, short)]
         ]
         batches += [collate(items[:1]), collate(items)]
-    return batches
+    return [_padded(batch, smallest) for batch in batches]
+
+
+def _padded(batch: Batch, smallest: int) -> Batch:
+    height, width = batch.images.shape[-2:]
+    border = (0, max(smallest - width, 0), 0, max(smallest - height, 0))
+    return replace(batch, images=F.pad(batch.images, border))
 
 
 def drawn_picture(height: int = 480, width: int = 640) -> np.ndarray:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse as fuse_conv_bn
 
 from gfl import build
 from gfl.config import parse_config
@@ -22,6 +21,7 @@ from gfl.distributed import local_device
 from gfl.errors import UserError
 from gfl.interop.exported import ExportedForm
 from gfl.interop.onnx_network import OnnxNetwork
+from gfl.models.folding import fold_batch_norm
 from gfl.structures import Batch, Detections
 
 NO_BOXES = np.zeros((0, 4), np.float32)
@@ -93,7 +93,7 @@ class Detector:
         self.half = half
         model = model.eval().requires_grad_(False)
         if fuse:
-            model.backbone = fuse_conv_bn(model.backbone)
+            model.backbone = fold_batch_norm(model.backbone)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         if compile:
             self.model.tensors = torch.compile(self.model.tensors, dynamic=True)

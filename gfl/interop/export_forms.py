@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gfl.boxes import ltrb_to_xyxy
 from gfl.grid import compute_grid
+from gfl.models.deformable import DeformableConv2d
 from gfl.models.detector import GFLDetector
 from gfl.postprocess import Postprocess, class_wise_nms
 from gfl.structures import Predictions
@@ -167,26 +168,28 @@ def _(boxes, scores, iou, threshold, limit):
 
 
 class InFloat32(nn.Module):
-    """A norm that computes in float32 whatever its neighbours do: it sums over whole maps."""
+    """A part that computes in float32 whatever its neighbours do."""
 
-    def __init__(self, norm: nn.Module):
+    def __init__(self, part: nn.Module):
         super().__init__()
-        self.norm = norm.float()
+        self.part = part.float()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.float()).to(x.dtype)
+        return self.part(x.float()).to(x.dtype)
 
 
 def halve(model: GFLDetector) -> None:
-    """Turn convolutions to float16, in place; norms and the quality predictor stay float32.
+    """Turn convolutions to float16, in place.
 
-    Logits leave the head in float32, so that softmax, sigmoid and boxes are float32 too.
+    Norms (they sum over whole maps), deformable convolutions (their offsets are pixels) and the
+    quality predictor stay float32. Logits leave the head in float32, so that softmax, sigmoid and
+    boxes are float32 too.
     """
     model.half()
-    norms = (nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    kept = (nn.GroupNorm, nn.modules.batchnorm._BatchNorm, DeformableConv2d)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, norms):
+            if isinstance(child, kept):
                 setattr(parent, name, InFloat32(child))
     if model.head.quality is not None:
         model.head.quality.float()
