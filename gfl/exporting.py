@@ -83,6 +83,11 @@ def export(
     picture = drawn_picture() if image is None else read_image(str(image))
     content = open_checkpoint(checkpoint)
     detector = detector_of(content, str(checkpoint), "cpu")
+    if is_onnx and half and detector.config.model.backbone.deformable_stages:
+        raise UserError(
+            f"{checkpoint} has deformable convolutions: as ONNX in half precision onnxruntime "
+            "computes something else. Export it without --half, or as .pt2."
+        )
     batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
 
     temporary = path.with_name(path.stem + ".tmp" + path.suffix)

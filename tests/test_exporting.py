@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from builders import tiny_values, write_coco
+from conftest import REPOSITORY
 from test_predictor import same
 
 import gfl
@@ -39,6 +41,7 @@ V2 = {
     "postprocess": {"pre_nms_rule": "locations", "pre_nms_top_k": 20},
     "data": {"color_order": "bgr"},
 }
+DCN = {"model": {"backbone": {"deformable_stages": [4, 5]}}}
 
 
 def write_checkpoint(path: Path, config, **more) -> Path:
@@ -51,7 +54,7 @@ def write_checkpoint(path: Path, config, **more) -> Path:
             module.running_var.uniform_(0.8, 1.2)
         if name.endswith("conv_offset"):
             torch.nn.init.normal_(module.weight, std=0.02)
-    torch.nn.init.normal_(model.head.cls_out.weight, std=0.5)
+    torch.nn.init.normal_(model.head.cls_out.weight, std=0.25)  # few scores are 1.0
     torch.nn.init.normal_(model.head.box_out.weight, std=0.5)
     content = {
         "model": model.state_dict(),
@@ -139,7 +142,7 @@ def agree(got, wanted, rules, tolerance=None) -> Differences:
     for one, other in zip(got, wanted, strict=True):
         found.add_detections(one, other, rules, tolerance)
     assert found.within(tolerance), found
-    assert found.same > 5 and found.near <= 0.1 * found.same
+    assert found.same > 2 and found.near <= 0.1 * found.same
     return found
 
 
@@ -314,6 +317,26 @@ def test_a_program_of_torch_export_can_be_read_back(v2, folder, pictures):
         torch.testing.assert_close(one, other, rtol=0, atol=5e-3)
 
 
+def test_the_pages_example_gives_what_predict_does(plain, onnx_files, pictures, tmp_path):
+    shutil.copy(onnx_files("plain", "nms"), tmp_path / "mine.onnx")
+    shutil.copy(pictures[2], tmp_path / "picture.jpg")  # decoded by content
+    page = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
+    [wanted] = gfl.load(plain, device="cpu").predict(pictures[2])
+    names, scores, boxes = zip(
+        *(line.split(" ", 2) for line in done.stdout.splitlines()), strict=True
+    )
+    assert list(names) == wanted.class_names
+    torch.testing.assert_close(
+        torch.tensor([float(s) for s in scores]), wanted.scores, rtol=0, atol=2e-3
+    )
+    torch.testing.assert_close(
+        torch.tensor([json.loads(b) for b in boxes]), wanted.boxes, rtol=0, atol=0.11
+    )
+
+
 # What is refused
 
 
@@ -377,6 +400,13 @@ def test_what_can_not_be_exported_is_said_before_the_work(out, options, says, pl
     assert says in str(refusal.value)
 
 
+def test_deformable_convolutions_are_not_halved_in_onnx(folder, tmp_path):
+    config = parse_config(merge_values(tiny_values(folder), DCN))
+    checkpoint = write_checkpoint(tmp_path / "deformable.pt", config)
+    with pytest.raises(gfl.UserError, match=r"without --half, or as \.pt2"):
+        gfl.export(checkpoint, tmp_path / "net.onnx", half=True)
+
+
 def test_what_is_no_exported_file_is_named(tmp_path, onnx_files):
     with pytest.raises(gfl.UserError, match="does not exist"):
         gfl.load(tmp_path / "net.onnx")
@@ -394,8 +424,6 @@ def test_what_is_no_exported_file_is_named(tmp_path, onnx_files):
 
 
 # Real sizes
-
-DCN = {"model": {"backbone": {"deformable_stages": [4, 5]}}}
 
 
 @pytest.mark.slow
