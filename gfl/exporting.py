@@ -83,7 +83,10 @@ def export(
     picture = drawn_picture() if image is None else read_image(str(image))
     content = open_checkpoint(checkpoint)
     detector = detector_of(content, str(checkpoint), "cpu")
-    if is_onnx and half and detector.config.model.backbone.deformable_stages:
+    deformable = bool(detector.config.model.backbone.deformable_stages)
+    if deformable and opset is not None and opset < 19:
+        raise UserError(f"opset {opset} has no deformable convolutions: expected 19 or more.")
+    if deformable and is_onnx and half:
         raise UserError(
             f"{checkpoint} has deformable convolutions: as ONNX in half precision onnxruntime "
             "computes something else. Export it without --half, or as .pt2."

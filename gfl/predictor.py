@@ -51,7 +51,7 @@ def load(
     """
     if Path(checkpoint).suffix == ".onnx":
         if half or compile:
-            raise UserError(f"{checkpoint}: half and compile are not for .onnx files; see --half.")
+            raise UserError(f"{checkpoint}: half is chosen at export, compile is not for .onnx.")
         return OnnxDetector(checkpoint, device)
     content = open_checkpoint(checkpoint)
     return detector_of(content, str(checkpoint), device, half, compile, fuse)
@@ -180,6 +180,7 @@ class OnnxDetector(Detector):
 
     def __init__(self, path: str | Path, device: str | None = None):
         self._network = OnnxNetwork(path, device)
+        self.device = torch.device(self._network.device)
         self.metadata = metadata = self._network.metadata
         self._form = ExportedForm.of(metadata)
         names, ids = tuple(metadata["class_names"]), tuple(metadata["category_ids"])

@@ -269,8 +269,8 @@ def test_distributions_come_from_the_raw_form_alone(plain, onnx_files, pictures)
 def test_half_precision_is_half_inside_and_float32_outside(plain, onnx_files, pictures):
     path = onnx_files("half", "decoded")
     graph = onnx.load(path).graph
-    kinds = [tensor.data_type for tensor in graph.initializer if len(tensor.dims) == 4]
-    assert kinds and set(kinds) == {onnx.TensorProto.FLOAT16}
+    kinds = [tensor.data_type for tensor in graph.initializer if np.prod(tensor.dims) > 1000]
+    assert len(kinds) > 20 and set(kinds) == {onnx.TensorProto.FLOAT16}
     ends = [value.type.tensor_type.elem_type for value in (graph.input[0], *graph.output)]
     assert set(ends) == {onnx.TensorProto.FLOAT}
     original = gfl.load(plain, device="cpu")
@@ -400,11 +400,13 @@ def test_what_can_not_be_exported_is_said_before_the_work(out, options, says, pl
     assert says in str(refusal.value)
 
 
-def test_deformable_convolutions_are_not_halved_in_onnx(folder, tmp_path):
+def test_what_onnx_has_no_deformable_convolutions_for(folder, tmp_path):
     config = parse_config(merge_values(tiny_values(folder), DCN))
     checkpoint = write_checkpoint(tmp_path / "deformable.pt", config)
     with pytest.raises(gfl.UserError, match=r"without --half, or as \.pt2"):
         gfl.export(checkpoint, tmp_path / "net.onnx", half=True)
+    with pytest.raises(gfl.UserError, match="19 or more"):
+        gfl.export(checkpoint, tmp_path / "net.onnx", opset=18)
 
 
 def test_what_is_no_exported_file_is_named(tmp_path, onnx_files):
@@ -432,7 +434,7 @@ def test_what_is_no_exported_file_is_named(tmp_path, onnx_files):
 def test_real_sizes(name, form, tmp_path):
     """`GFL_PICTURES=FOLDER`: compare on the pictures there, not on drawn ones."""
     folder = os.environ.get("GFL_PICTURES")
-    images = sorted(Path(folder).iterdir())[:6] if folder else [drawn_picture(), drawn_picture(720)]
+    images = sorted(Path(folder).iterdir())[:4] if folder else [drawn_picture(), drawn_picture(720)]
     values = load_config("gfl_r50_fpn_1x").to_dict()
     values["model"]["backbone"]["name"] = "resnet50" if name == "resnet50" else "resnet18"
     if name == "deformable":

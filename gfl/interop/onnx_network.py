@@ -34,6 +34,7 @@ class OnnxNetwork:
         device: "cpu" or "cuda"; default: the GPU where this onnxruntime has one.
 
     Attributes:
+        device: where it computes.
         metadata: the file's, JSON read.
 
     Raises:
@@ -63,6 +64,7 @@ class OnnxNetwork:
             )
         except Exception as error:  # onnxruntime's exceptions have no base of their own
             raise UserError(f"onnxruntime can not run {path}: {_first_line(error)}") from None
+        self.device = "cuda" if gpu else "cpu"
         texts = self.session.get_modelmeta().custom_metadata_map
         if "gfl_version" not in texts:
             raise UserError(f"{path} was not exported by gfl: it has no metadata of ours.")
