@@ -128,6 +128,11 @@ def export(
         temporary.unlink(missing_ok=True)
     if not found.same:
         say("warning: nothing was detected, so no suppression was compared: give --image")
+    if found.near > found.same / 10:
+        say(
+            f"warning: {found.near} detections hang on ties or on limits within "
+            f"{limits.decision:g}, {found.same} agree: the comparison says little of suppression"
+        )
     return report
 
 
