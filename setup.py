@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "gfl/__init__.py").read_text()).group(1)
 
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
+
 setup(
     name="gfl-detection",
     version=VERSION,
@@ -37,7 +39,8 @@ setup(
     extras_require={
         "timm": ["timm"],
         "supervision": ["supervision"],
-        "dev": ["pytest", "ruff", "timm"],
+        "onnx": ONNX,
+        "dev": ["pytest", "ruff", "timm", *ONNX],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -12,6 +12,7 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "export",
     "load",
     "read_image",
     "save_picture",
@@ -20,6 +21,7 @@ __all__ = [
 
 _LAZY = {
     "evaluate": "gfl.evaluation",
+    "export": "gfl.exporting",
     "load": "gfl.predictor",
     "read_image": "gfl.data.image",
     "save_picture": "gfl.drawing",

@@ -16,6 +16,10 @@ class TrainingFailed(RuntimeError):
     """Training can not go on (a loss that stays non-finite): one message, exit status 1."""
 
 
+class ExportFailed(RuntimeError):
+    """An exported network does not compute what the original does: one message, exit status 1."""
+
+
 class TrainingStopped(RuntimeError):
     """Training ended by a signal with everything saved: exit status 75, "start me again"."""
 

@@ -24,7 +24,22 @@ def make_grid(
     origin: str = "corner",
     device: torch.device | str = "cpu",
 ) -> Grid:
-    """The locations of a pyramid. Made without copies from the host, and kept: sizes recur.
+    """The locations of a pyramid, as `compute_grid` makes them, and kept: sizes recur.
+
+    Args and returns: those of `compute_grid`.
+    """
+    # Inference tensors can not take part in autograd later, and the grid outlives its first use.
+    with torch.inference_mode(False), torch.no_grad():
+        return compute_grid(level_sizes, level_strides, origin, device)
+
+
+def compute_grid(
+    level_sizes: tuple[tuple[int, int], ...],
+    level_strides: tuple[int, ...],
+    origin: str = "corner",
+    device: torch.device | str = "cpu",
+) -> Grid:
+    """The locations of a pyramid, without copies from the host; sizes may be symbols of an export.
 
     Args:
         level_sizes: (h, w) of each feature map, finest first.
@@ -37,18 +52,14 @@ def make_grid(
 
     Source: mmdet `AnchorGenerator.grid_priors` (center_offset 0 is "corner").
     """
-    # Inference tensors can not take part in autograd later, and the grid outlives its first use.
-    with torch.inference_mode(False), torch.no_grad():
-        centers, strides = [], []
-        for (height, width), stride in zip(level_sizes, level_strides, strict=True):
-            first = ORIGINS[origin](stride)
-            y = torch.arange(height, device=device, dtype=torch.float32) * stride + first
-            x = torch.arange(width, device=device, dtype=torch.float32) * stride + first
-            centers.append(
-                torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2)
-            )
-            strides.append(torch.full((height * width,), float(stride), device=device))
-        return Grid(torch.cat(centers), torch.cat(strides), level_sizes, level_strides, origin)
+    centers, strides = [], []
+    for (height, width), stride in zip(level_sizes, level_strides, strict=True):
+        first = ORIGINS[origin](stride)
+        y = torch.arange(height, device=device, dtype=torch.float32) * stride + first
+        x = torch.arange(width, device=device, dtype=torch.float32) * stride + first
+        centers.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2))
+        strides.append(torch.full((height * width,), float(stride), device=device))
+    return Grid(torch.cat(centers), torch.cat(strides), level_sizes, level_strides, origin)
 
 
 def cell_corners(grid: Grid) -> Tensor:

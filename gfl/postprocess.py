@@ -63,15 +63,18 @@ class Postprocess:
             rescale: give boxes in pixels of the original image, else of the network input.
         """
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
-            scores = predictions.joint_scores()
-            if self.background_channel:
-                scores = scores[..., :-1]
+            scores = self.class_scores(predictions)
             return [
                 self._one_image(
                     scores[i], predictions.box_logits[i], predictions.grid, meta, rescale
                 )
                 for i, meta in enumerate(metas)
             ]
+
+    def class_scores(self, predictions: Predictions) -> Tensor:
+        """(B, N, C) scores of what detections are made of."""
+        scores = predictions.joint_scores()
+        return scores[..., :-1] if self.background_channel else scores
 
     def _one_image(
         self, scores: Tensor, box_logits: Tensor, grid: Grid, meta: ImageMeta, rescale: bool

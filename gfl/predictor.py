@@ -21,7 +21,10 @@ from gfl.data.transforms import Transform
 from gfl.detections import DEFAULT_THRESHOLD, Detections
 from gfl.distributed import local_device
 from gfl.errors import UserError
+from gfl.interop.exported import ExportedForm
+from gfl.interop.onnx_network import OnnxNetwork
 from gfl.models.folding import folded
+from gfl.structures import Batch
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -36,8 +39,8 @@ def load(
     """Make a detector of a file.
 
     Args:
-        checkpoint: best.pt or last.pt of a training, or a public .pth of mmdetection, GFocal or
-            GFocalV2 (read without running what it contains).
+        checkpoint: best.pt or last.pt of a training, a public .pth of mmdetection, GFocal or
+            GFocalV2 (read without running what it contains), or an .onnx that `gfl.export` wrote.
         device: "cpu", "cuda" or "cuda:N"; default: a GPU where there is one.
         half: compute the network in half precision (fp16 on a GPU, bf16 on a CPU); boxes are
             decoded in float32 all the same.
@@ -48,19 +51,26 @@ def load(
         UserError: the file is missing, damaged, unsafe or of another kind, or there is no such
             device.
     """
+    if Path(checkpoint).suffix == ".onnx":
+        if half or compile:
+            raise UserError(f"{checkpoint}: half is chosen at export, compile is not for .onnx.")
+        return OnnxDetector(checkpoint, device)
     content = open_checkpoint(checkpoint)
-    config = parse_config(content["config"], str(checkpoint))
+    return detector_of(content, str(checkpoint), device, half, compile, fuse)
+
+
+def detector_of(content: dict, name: str, *options) -> "Detector":
+    """The detector of an opened checkpoint; `name` is for messages, `options` are `Detector`'s."""
+    config = parse_config(content["config"], name)
     names = tuple(content["class_map"]["names"])
     model = build.build_model(config, len(names), load_pretrained=False)
     try:
         model.load_state_dict(content.get("ema") or content["model"])
     except RuntimeError as error:
-        raise UserError(f"{checkpoint} is damaged: {str(error)[:500]}") from None
+        raise UserError(f"{name} is damaged: {str(error)[:500]}") from None
     ids = tuple(content["class_map"]["category_ids"])
-    detector = Detector(model, config, names, ids, device, half, compile, fuse)
-    known = content.get("thresholds")
-    if known:
-        detector.thresholds = tuple(DEFAULT_THRESHOLD if t is None else t for t in known)
+    detector = Detector(model, config, names, ids, *options)
+    detector.recommend(content.get("thresholds"))
     return detector
 
 
@@ -86,10 +96,9 @@ class Detector:
         compile: bool = False,
         fuse: bool = True,
     ):
-        self.config, self.class_names, self.category_ids = config, class_names, category_ids
+        self._describe(config, class_names, category_ids)
         self.device = local_device(device)
         self.half = half
-        self.thresholds: tuple[float, ...] = ()
         model = model.eval().requires_grad_(False)
         if fuse:
             model.backbone = folded(model.backbone)
@@ -97,8 +106,17 @@ class Detector:
         if compile:
             self.model.tensors = torch.compile(self.model.tensors, dynamic=True)
         self.normalize = build.build_normalize(config, self.device)
+
+    def _describe(self, config, class_names: tuple[str, ...], category_ids: tuple[int, ...]):
+        self.thresholds: tuple[float, ...] = ()
+        self.config, self.class_names, self.category_ids = config, class_names, category_ids
         size = config.data.test_size
         self._short, self._transform = size.short_range[1], Transform(size.long)
+
+    def recommend(self, thresholds: list[float | None] | None) -> None:
+        """Take the recommended score of each class, as a checkpoint holds them."""
+        known = thresholds or ()
+        self.thresholds = tuple(DEFAULT_THRESHOLD if t is None else t for t in known)
 
     def predict(
         self,
@@ -190,12 +208,6 @@ class Detector:
         return self._transform(sample, SampleKey(number, 0, self._short))
 
     def _detect(self, items: list, postprocess) -> list[Detections]:
-        batch = collate(items).to(self.device, non_blocking=True)
-        images = self.normalize(batch.images, batch.input_sizes)
-        images = images.contiguous(memory_format=torch.channels_last)
-        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        with torch.autocast(self.device.type, kind, enabled=self.half):
-            predictions = self.model(images)
         return [
             replace(
                 found.to("cpu"),
@@ -203,8 +215,38 @@ class Detector:
                 category_ids=self.category_ids,
                 thresholds=self.thresholds,
             )
-            for found in postprocess(predictions, batch.metas)
+            for found in self._compute(collate(items), postprocess)
         ]
+
+    def _compute(self, batch: Batch, postprocess) -> list[Detections]:
+        batch = batch.to(self.device, non_blocking=True)
+        images = self.normalize(batch.images, batch.input_sizes)
+        images = images.contiguous(memory_format=torch.channels_last)
+        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.half):
+            predictions = self.model(images)
+        return postprocess(predictions, batch.metas)
+
+
+class OnnxDetector(Detector):
+    """A `Detector` whose network is an .onnx file of `gfl.export`, run by onnxruntime.
+
+    Attributes:
+        metadata: what the file says about itself.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None):
+        self._network = OnnxNetwork(path, device)
+        self.device = torch.device(self._network.device)
+        self.metadata = metadata = self._network.metadata
+        self._form = ExportedForm.of(metadata)
+        names, ids = tuple(metadata["class_names"]), tuple(metadata["category_ids"])
+        self._describe(parse_config(metadata["config"], str(path)), names, ids)
+
+    def _compute(self, batch: Batch, postprocess) -> list[Detections]:
+        outputs = self._network(batch.images, batch.input_sizes)
+        size = tuple(batch.images.shape[-2:])
+        return self._form.detections(outputs, size, postprocess, batch.metas)
 
 
 def as_rgb(image) -> np.ndarray:

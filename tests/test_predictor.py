@@ -12,6 +12,7 @@ from test_conversion import small_model, write
 
 import gfl
 from gfl.build import build_model
+from gfl.config import merge_values, parse_config
 from gfl.engine.checkpoint import save_checkpoint
 
 
@@ -221,3 +222,18 @@ def test_a_damaged_checkpoint_of_ours_is_named(checkpoint, tmp_path):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(gfl.UserError, match="does not exist"):
         gfl.load(tmp_path / "best.pt")
+
+
+def test_deformable_backbones_are_folded_too(checkpoint, files, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    config = merge_values(content["config"], {"model": {"backbone": {"deformable_stages": [4, 5]}}})
+    torch.manual_seed(0)
+    content["model"] = build_model(parse_config(config), 2).state_dict()
+    save_checkpoint(tmp_path / "best.pt", {**content, "config": config})
+    folded = gfl.load(tmp_path / "best.pt", device="cpu")
+    plain = gfl.load(tmp_path / "best.pt", device="cpu", fuse=False)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        one, other = folded.model(images), plain.model(images)
+    torch.testing.assert_close(one.cls_logits, other.cls_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one.box_logits, other.box_logits, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gfl.errors import TrainingFailed, TrainingStopped, UserError, printable
+from gfl.errors import ExportFailed, TrainingFailed, TrainingStopped, UserError, printable
 
 # What `run` gives for a training that a signal has ended (EX_TEMPFAIL of sysexits.h), for one that
 # failed, for a user's mistake, and for Ctrl-C before there was anything to save.
@@ -27,6 +27,9 @@ def run(work: Callable[[], None]) -> int:
         return MISTAKE
     except TrainingFailed as error:
         print(f"{prefix}training failed: {error}", file=sys.stderr)
+        return FAILED
+    except ExportFailed as error:
+        print(f"{prefix}export failed: {error}", file=sys.stderr)
         return FAILED
     except TrainingStopped as error:
         if is_first_process():

@@ -11,6 +11,7 @@ COMMANDS = {
     "check-data": ("gfl.cli.check_data", "the data set check, as a table"),
     "env": ("gfl.cli.env", "versions, devices, shared memory, optional packages"),
     "config": ("gfl.cli.config", "show a config resolved, or explain every key"),
+    "export": ("gfl.cli.export", "ONNX or torch.export, with proof that it matches"),
     "sample": ("gfl.cli.sample", "draw the sample data set that configs/quickstart uses"),
     "convert": ("gfl.cli.convert", "a public mmdetection or GFocal checkpoint into one of gfl"),
 }

@@ -61,7 +61,7 @@ class DeformableConv2d(nn.Conv2d):
                 self.padding,
                 self.dilation,
                 None if mask is None else mask.float(),
-            )
+            ).to(x.dtype)
 
 
 def make_deformable(stage: nn.Module, version: int) -> None:

@@ -1,0 +1,92 @@
+"""Running ONNX files in onnxruntime."""
+
+import importlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gfl.errors import UserError
+from gfl.interop.exported import INPUTS
+
+
+def require(*modules: str) -> None:
+    """Import what ONNX needs.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"{module} is not installed ({error}): pip install 'gfl-detection[onnx]'."
+            ) from None
+
+
+class OnnxNetwork:
+    """An ONNX file in onnxruntime.
+
+    Args:
+        path: a file that gfl has exported.
+        device: "cpu" or "cuda"; default: the GPU where this onnxruntime has one.
+
+    Attributes:
+        device: where it computes.
+        metadata: the file's, JSON read.
+
+    Raises:
+        UserError: onnxruntime is missing, the file is missing, damaged or not of gfl, or this
+            onnxruntime can not run it (there).
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None):
+        require("onnxruntime")
+        import onnxruntime
+
+        if not Path(path).is_file():
+            raise UserError(f"{path} does not exist: expected an .onnx file of tools/export.py.")
+        has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        if device not in (None, "cpu", "cuda") or (device == "cuda" and not has_gpu):
+            raise UserError(
+                f"device is {device!r}, but this onnxruntime "
+                + ("runs on cpu and cuda." if has_gpu else "runs on cpu: install onnxruntime-gpu.")
+            )
+        gpu = ["CUDAExecutionProvider"] if has_gpu and device != "cpu" else []
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self.session = onnxruntime.InferenceSession(
+                path, options, providers=[*gpu, "CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no base of their own
+            raise UserError(f"onnxruntime can not run {path}: {_first_line(error)}") from None
+        self.device = "cuda" if gpu else "cpu"
+        texts = self.session.get_modelmeta().custom_metadata_map
+        if "gfl_version" not in texts:
+            raise UserError(f"{path} was not exported by gfl: it has no metadata of ours.")
+        self.metadata = {key: _read(text) for key, text in texts.items()}
+        self.output_names = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, images: Tensor, input_sizes: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) RGB in 0..255 and (B, 2) sizes to the form's outputs, on the CPU."""
+        arrays = images.float().cpu().numpy(), input_sizes.cpu().numpy()
+        outputs = self.session.run(self.output_names, dict(zip(INPUTS, arrays, strict=True)))
+        return {
+            name: torch.from_numpy(value)
+            for name, value in zip(self.output_names, outputs, strict=True)
+        }
+
+
+def _read(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
