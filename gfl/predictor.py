@@ -242,6 +242,7 @@ class OnnxDetector(Detector):
         self._form = ExportedForm.of(metadata)
         names, ids = tuple(metadata["class_names"]), tuple(metadata["category_ids"])
         self._describe(parse_config(metadata["config"], str(path)), names, ids)
+        self.recommend(metadata["thresholds"].get("per_class"))
 
     def _compute(self, batch: Batch, postprocess) -> list[Detections]:
         outputs = self._network(batch.images, batch.input_sizes)

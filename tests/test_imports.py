@@ -67,7 +67,6 @@ FLOORS = {
     "interop/public_file.py": 2,
     "interop/safe_pickle.py": 1,
     "models/deformable.py": 0,
-    "models/folding.py": 1,
     "models/res2net.py": 0,
     "losses/functional.py": 1,
     "models/backbone.py": 1,
