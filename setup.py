@@ -40,7 +40,7 @@ setup(
         "timm": ["timm"],
         "supervision": ["supervision"],
         "onnx": ONNX,
-        "dev": ["pytest", "ruff", "timm", *ONNX],
+        "dev": ["pytest", "pytest-xdist", "ruff", "timm", *ONNX],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

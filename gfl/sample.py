@@ -236,7 +236,11 @@ def _is_own(path: Path, info: dict[str, Any]) -> bool:
 
 
 def make_shapes(
-    out: str | Path, num_train: int, num_val: int, seed: int, size: Sequence[int] = (256, 192)
+    out: str | Path,
+    num_train: int = 300,
+    num_val: int = 60,
+    seed: int = 0,
+    size: Sequence[int] = (256, 192),
 ) -> None:
     """Writes the data set; ``size`` is the width and height of the landscape pictures.
 

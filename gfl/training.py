@@ -33,6 +33,7 @@ from gfl.errors import TrainingStopped
 from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
 from gfl.resuming import restore
+from gfl.sample import make_shapes
 from gfl.validation import Validation
 from gfl.visualize import save_first_batches
 from gfl.work_dir import describe_run, differences, start_work_dir
@@ -85,6 +86,9 @@ class _Run:
         self.stop = stop
         checkpoint, note = start_work_dir(work_dir, resume)
         _seed(config)
+        if config.data.draw_sample and is_main() and not Path(config.data.path or ".").exists():
+            make_shapes(config.data.path)
+        broadcast_object(None)  # the others wait for it
         if train_dataset is None:
             train_dataset = build.build_dataset(config, "train")
         self.class_names = tuple(train_dataset.class_names)

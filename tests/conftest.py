@@ -33,6 +33,13 @@ def assert_close(got, want, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     np.testing.assert_allclose(got, np.asarray(want), rtol=rtol, atol=atol)
 
 
+def pytest_configure(config):
+    """Test processes beside each other compute on one thread each, what they start too."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

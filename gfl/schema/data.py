@@ -79,6 +79,8 @@ class Data(Section):
     format: Literal["coco", "voc", "yolo"] = "coco"
     path: Place | None = None
     """Folder in the format's usual layout (docs/data.md)."""
+    draw_sample: bool = False
+    """Draw the sample (`gfl sample`) into `path` before a training, if nothing is there."""
     train: Sources | None = None
     """Overrides `path`, for COCO json; a list is concatenated."""
     val: Sources | None = None
