@@ -39,6 +39,18 @@ def opening_lines(
     trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
     rates = describe_rates(state.optimizer)
     lines.append(f"model: {size:.2f} million parameters, {trained:.2f} million train{rates}")
+    backbone = config.model.backbone
+    random = [
+        name
+        for name in train.freeze
+        if config.init_from is None
+        and (backbone.pretrained is False or name.split(".")[0] != "backbone")
+    ]
+    if random:
+        lines.append(
+            f"WARNING: train.freeze keeps {', '.join(random)} at random weights: set init_from or "
+            "model.backbone.pretrained"
+        )
     part = train.batch_size // world_size() // train.accumulate
     lines.append(
         f"batch: {train.batch_size} = {world_size()} processes x {train.accumulate} parts x "

@@ -102,11 +102,12 @@ def test_what_the_file_lacks_must_be_able_to_learn(source, tmp_path):
     assert initialise(network(learning, SOURCE), SOURCE, learning).fraction < 0.9
 
 
-def test_random_weights_are_not_frozen_by_name(tmp_path):
-    values = tiny_values(tmp_path, freeze=["backbone"])
-    with pytest.raises(gfl.UserError, match="would freeze random weights"):
-        parse_config(values)
-    parse_config({**values, "init_from": "some.pt"})
+def test_frozen_random_weights_are_warned_of(tmp_path):
+    folder = write_coco(tmp_path / "data", {"train": 4, "val": 2})
+    values = tiny_values(folder, epochs=1, freeze=["backbone"])
+    gfl.train(parse_config(values), work_dir=tmp_path / "run")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "WARNING: train.freeze keeps backbone at random weights" in log
 
 
 def test_changed_conventions_are_said(source, tmp_path):

@@ -37,17 +37,6 @@ class Config(Section):
                 "model.backbone: pretrained: false with norm: frozen or frozen_stages > 0 would "
                 "freeze random weights. Leave both out, or set pretrained or init_from"
             )
-        if self.init_from is None:
-            random = [
-                name
-                for name in self.train.freeze
-                if backbone.pretrained is False or name.split(".")[0] != "backbone"
-            ]
-            if random:
-                raise ValueError(
-                    f"train.freeze names {random}, which would freeze random weights. Set "
-                    "init_from" + ("" if backbone.pretrained else " or model.backbone.pretrained")
-                )
         return self
 
     def to_dict(self) -> dict:
