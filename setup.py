@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["gfl", "gfl.*"]), "gfl.configs"],
     package_dir={"gfl.configs": "configs"},
-    package_data={"gfl": ["html/*.html"], "gfl.configs": ["*.yaml"]},
+    package_data={"gfl": ["py.typed", "html/*.html"], "gfl.configs": ["*.yaml"]},
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
@@ -40,7 +40,7 @@ setup(
         "timm": ["timm"],
         "supervision": ["supervision"],
         "onnx": ONNX,
-        "dev": ["pytest", "pytest-xdist", "ruff", "timm", *ONNX],
+        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "timm", *ONNX],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
