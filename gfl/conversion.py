@@ -18,6 +18,9 @@ from gfl.interop.mmdet import convert_state_dict
 from gfl.interop.public_file import PublicFile, read_public_file
 from gfl.interop.recognise import conventions, recognise_model, recognise_source
 
+# Names of each kind that a comparison prints.
+SHOWN = 20
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -43,7 +46,9 @@ class Comparison:
             ("unexpected", self.unexpected),
             ("mismatched", mismatched),
         ):
-            rows.append(f"{title:11s} {len(names)}" + "".join(f"\n    {name}" for name in names))
+            rows.append(f"{title:11s} {len(names)}" + "".join(f"\n    {n}" for n in names[:SHOWN]))
+            if len(names) > SHOWN:
+                rows.append(f"    ... and {len(names) - SHOWN} more")
         return "\n".join(rows)
 
 

@@ -15,7 +15,7 @@ COLORS = (
 )  # fmt: skip
 # The band of one standard deviation is laid on in steps, so that it fades outwards.
 BAND_STEPS = 3
-BAND_OPACITY = 0.22
+BAND_OPACITY = 0.14
 # Below this many pixels a side counts as sure and has its line only.
 SURE = 1.0
 
@@ -39,12 +39,12 @@ def draw_boxes(
     """
     image = np.ascontiguousarray(image.copy())
     size = max(min(image.shape[:2]) / 600, 1.0)
-    for row, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-        color = COLORS[int(label) % len(COLORS)]
-        x1, y1, x2, y2 = (round(float(v)) for v in box)
-        if edge_std is not None:
-            _draw_bands(image, (x1, y1, x2, y2), edge_std[row], color)
-        cv2.rectangle(image, (x1, y1), (x2, y2), color, round(size), cv2.LINE_AA)
+    corners = [tuple(round(float(v)) for v in box) for box in boxes]
+    colors = [COLORS[int(label) % len(COLORS)] for label in labels]
+    for box, color, deviations in zip(corners, colors, edge_std or (), strict=False):
+        _draw_bands(image, box, deviations, color)
+    for box, color in zip(corners, colors, strict=True):  # lines stay clear above all bands
+        cv2.rectangle(image, box[:2], box[2:], color, round(size), cv2.LINE_AA)
     for row, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         text = class_names[int(label)]
         if scores is not None:

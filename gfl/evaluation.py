@@ -58,7 +58,11 @@ def evaluate(
             raise UserError(f"{checkpoint} does not fit the overridden config: {reason}") from None
         if is_main():
             kind = "ema" if content.get("ema") else content["weights"]
-            say(f"{checkpoint}: {kind} weights of epoch {content['epoch']:g}, split {split}")
+            views = 1 + len(scales) * (1 + flip) + flip
+            merged = f", {views} views of each image merged" if views > 1 else ""
+            say(
+                f"{checkpoint}: {kind} weights of epoch {content['epoch']:g}, split {split}{merged}"
+            )
             for line in build.finding_lines(dataset):
                 say(f"{split}: {line}")
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
@@ -73,6 +77,7 @@ def evaluate(
         )
         if plots is not None and is_main():
             _plot(Path(plots), dataset, results, metrics["thresholds"])
+            say(f"precision_recall.png, f1.png and confusion.png are in {plots}")
         return metrics, results
 
 

@@ -49,7 +49,8 @@ class Initialisation:
         kept = ", ".join(self.kept_classes) or "none"
         new = ", ".join(self.new_classes) or "none"
         lines = [
-            f"init_from {self.source}: {self.fraction:.1%} of the tensors fit",
+            f"init_from {self.source}: {self.fraction:.1%} of the tensors fit, the class output by "
+            "its classes' names",
             *str(self.comparison).splitlines(),
             f"classes with rows of the same name: {kept}",
             f"classes that start anew: {new}",

@@ -28,6 +28,12 @@ def opening_lines(
         lines.append(
             f"train.milestones {train.milestones} lie beyond the last epoch: lr never drops"
         )
+    total = state.schedule.total_steps
+    if train.warmup_steps >= total:
+        lines.append(
+            f"train.warmup_steps {train.warmup_steps} is longer than the whole training of {total} "
+            "steps: lr stays below its value"
+        )
     for split, dataset in (("train", train_data), ("val", val_data)):
         report = getattr(dataset, "report", {"images": len(dataset)})
         counts = ", ".join(f"{number} {what}" for what, number in report.items())

@@ -30,6 +30,7 @@ class Prediction:
         overlap: share of a piece's side that neighbours have in common.
         batch_size: images computed together.
         pictures: whether pictures and videos are written.
+        doubt: whether they show each side's standard deviation.
         frames: bound for each video.
         html_limit: how many pictures predictions.html shows at most; None for no such page.
     """
@@ -41,6 +42,7 @@ class Prediction:
     overlap: float = 0.25
     batch_size: int = 8
     pictures: bool = True
+    doubt: bool = True
     frames: int | None = None
     html_limit: int | None = None
 
@@ -161,7 +163,9 @@ class _Run:
         if len(self.page) < (self.wish.html_limit or 0):
             title = source.path if frame is None else f"{source.path}, frame {frame}"
             self.page.append(make_picture(title, image, found))
-        return found.filter(self.wish.score).draw(image) if self.wish.pictures else None
+        if not self.wish.pictures:
+            return None
+        return found.filter(self.wish.score).draw(image, self.wish.doubt)
 
     def _write(self, name: str, text: str) -> None:
         try:

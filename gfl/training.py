@@ -25,6 +25,7 @@ from gfl.distributed import (
 )
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.keeper import BEST, LAST, Keeper
+from gfl.engine.memory import lost_worker_explained
 from gfl.engine.precision import disagreement
 from gfl.engine.run_log import RunLog
 from gfl.engine.stop import StopSignal
@@ -36,7 +37,7 @@ from gfl.resuming import restore
 from gfl.sample import make_shapes
 from gfl.validation import Validation
 from gfl.visualize import save_first_batches
-from gfl.work_dir import describe_run, differences, start_work_dir
+from gfl.work_dir import describe_run, differences, only_one_training, start_work_dir
 
 
 def train(
@@ -69,11 +70,12 @@ def train(
     config = config if isinstance(config, Config) else load_config(config)
     resume = resume or restart_count() > 0
     with StopSignal() as stop, process_group(config.device) as device:
-        run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset, stop)
-        try:
-            return run.train()
-        finally:
-            run.close()
+        with only_one_training(Path(work_dir)), lost_worker_explained():
+            run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset, stop)
+            try:
+                return run.train()
+            finally:
+                run.close()
 
 
 class _Run:
@@ -241,7 +243,8 @@ class _Run:
         if is_main() and not self.state.step:
             self.sampler.set_position(0)
             folder = self.work_dir / "train_batches"
-            save_first_batches(self.train_loader, self.class_names, folder)
+            with self.log.going_on():
+                save_first_batches(self.train_loader, self.class_names, folder)
 
     def _facts(self) -> dict:
         """What every checkpoint of this run holds besides weights: enough to use them."""

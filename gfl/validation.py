@@ -116,5 +116,6 @@ class Validation:
                 self.normalize,
                 self.dataset.class_names,
             )
-            save_picture(self.keeper.work_dir / "predictions.jpg", picture)
+            with self.log.going_on():
+                save_picture(self.keeper.work_dir / "predictions.jpg", picture)
             self.log.picture(self.keeper.state.step, "predictions", picture)

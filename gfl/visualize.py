@@ -56,5 +56,5 @@ def draw_predictions(
         [detections] = postprocess(predictions, batch.metas)
         image = loader.dataset.dataset[key.index].image
         detections = replace(detections, names=tuple(class_names)).filter()
-        pictures.append(detections.draw(image))
+        pictures.append(detections.draw(image, doubt=False))
     return tile_pictures(pictures)

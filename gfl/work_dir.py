@@ -1,13 +1,20 @@
 """The directory of a run: what is allowed to start there, and the small files that describe it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
 from gfl.distributed import broadcast_object, is_main
 from gfl.engine.checkpoint import load_checkpoint, write_atomically
-from gfl.engine.keeper import LAST, PREVIOUS, find_last, reason, unfinished
+from gfl.engine.keeper import BEST, LAST, PREVIOUS, find_last, reason, unfinished
 from gfl.errors import UserError
 from gfl.schema import Config
 
@@ -38,13 +45,46 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
                 f"{work_dir / name} exists: this directory holds a training. Go on with --resume, "
                 "or choose another --work-dir."
             )
+    if (work_dir / BEST).exists() and not any((work_dir / n).exists() for n in (LAST, PREVIOUS)):
+        raise UserError(
+            f"{work_dir / BEST} is the outcome of a training whose last.pt is gone: nothing can be "
+            "resumed, and a new training would write over it. Choose another --work-dir, or start "
+            f"from it with init_from={work_dir / BEST}."
+        )
     try:
-        work_dir.mkdir(parents=True, exist_ok=True)
         for part in unfinished(work_dir):
             part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot make work directory {work_dir}: {reason(error)}") from None
     return find_last(work_dir) if resume else (None, None)
+
+
+@contextmanager
+def only_one_training(work_dir: Path) -> Iterator[None]:
+    """Hold the work directory while a training runs in it; the system lets go when it dies.
+
+    Raises:
+        UserError: on every process alike: another training runs there, or it can not be made.
+    """
+    problem, lock = None, None
+    if is_main():
+        try:
+            work_dir.mkdir(parents=True, exist_ok=True)
+            lock = open(work_dir / ".lock", "a")
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = f"another training runs in {work_dir}: choose another --work-dir."
+        except OSError as error:
+            problem = f"cannot make work directory {work_dir}: {reason(error)}"
+    try:
+        problem = broadcast_object(problem)
+        if problem:
+            raise UserError(problem)
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 def describe_run(work_dir: Path, config: Config, class_map: dict) -> None:

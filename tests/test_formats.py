@@ -318,3 +318,31 @@ def test_fraction_of_a_single_image_is_refused(tmp_path):
     folder = write_coco(tmp_path / "set", {"train": 1})
     with pytest.raises(UserError, match="has 1 image: data.val_fraction needs two"):
         dataset_of(folder, val_fraction=0.5)
+
+
+def test_a_voc_page_that_names_another_picture_goes_by_its_stem(folders):
+    """After a renaming the old name may be that of a picture of another split."""
+    voc = folders["voc"]
+    good = OBJECT.format("disc", bndbox(5, 5, 40, 40), "")
+    write_page(voc, "train_1", good, extra="<filename>val_7.png</filename>")
+    names = sorted(path.stem for path in (voc / "JPEGImages").iterdir())
+    assert any(name.startswith("val_") for name in names)
+    other = next(name for name in names if name.startswith("val_"))
+    write_page(voc, "train_1", good, extra=f"<filename>{other}.png</filename>")
+    data = dataset_of(voc, "voc")
+    files = [data.files_of(int(i))[0] for i in data.image_ids]
+    assert any(file.endswith("train_1.png") for file in files)
+    assert not any(other in file for file in files)
+
+
+def test_yolo_lists_with_backslashes_keep_their_boxes(folders):
+    yolo = folders["yolo"]
+    want = len(dataset_of(yolo, "yolo").objects()[0])
+    images = sorted((yolo / "images" / "train").iterdir())
+    lines = [f"images\\train\\{image.name}" for image in images]
+    (yolo / "train.txt").write_text("\n".join(lines))
+    text = (yolo / "data.yaml").read_text()
+    import re
+
+    (yolo / "data.yaml").write_text(re.sub(r"(?m)^train:.*$", "train: train.txt", text))
+    assert len(dataset_of(yolo, "yolo").objects()[0]) == want > 0

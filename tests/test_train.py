@@ -456,3 +456,24 @@ def test_evaluating_a_wrong_checkpoint_is_one_message(tmp_path, capsys, content)
     assert test_command.main([str(path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and str(path) in error and "Traceback" not in error
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path):
+    from gfl.work_dir import only_one_training
+
+    with only_one_training(tmp_path / "run"):
+        with pytest.raises(gfl.UserError, match="another training runs in"):
+            with only_one_training(tmp_path / "run"):
+                pass
+    with only_one_training(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_outcome_of_a_training_whose_last_is_gone_is_not_written_over(resume, tmp_path):
+    from gfl.work_dir import start_work_dir
+
+    (tmp_path / "best.pt").write_bytes(b"mine")
+    with pytest.raises(gfl.UserError, match="init_from="):
+        start_work_dir(tmp_path, resume)
+    assert (tmp_path / "best.pt").read_bytes() == b"mine"

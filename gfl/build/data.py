@@ -140,6 +140,10 @@ def _listings(data: Data, split: str, findings: Findings) -> list[Listing]:
 
 def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
     if data.format == "coco":
+        if data.path is not None and not (Path(data.path) / "annotations").is_dir():
+            for mark, other in (("data.yaml", "yolo"), ("Annotations", "voc")):
+                if (Path(data.path) / mark).exists():
+                    raise UserError(f"{data.path} holds {mark}: set data.format={other}.")
         return [
             read_coco_json(Path(source.annotations), Path(source.images), findings)
             for source in data.sources(split)

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from gfl.cli.command import require_folder, run, write_json
+from gfl.cli.command import require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,10 +22,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Check and print."""
-    require_folder(args.json)
     from gfl.config import load_config
+    from gfl.errors import UserError
 
     config = load_config(args.config, args.overrides)
+    data = config.data
+    given = [
+        source.annotations for split in (data.train, data.val, data.test) for source in split or ()
+    ]
+    require_writable(args.json, sources=given)
+    if args.json and data.path and Path(data.path).resolve() in Path(args.json).resolve().parents:
+        raise UserError(f"{args.json} lies in the data set: choose another place to write to.")
 
     from gfl.data_check import check_data, table
 

@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda or cuda:N")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
     parser.add_argument("--no-pictures", action="store_true", help="predictions.json only")
+    parser.add_argument("--no-doubt", action="store_true", help="plain boxes, no bands of doubt")
     parser.add_argument("--html", action="store_true", help="predictions.html too, to look at")
     parser.add_argument(
         "--html-limit", type=int, default=50, metavar="N", help="pictures on that page at most"
@@ -64,6 +65,7 @@ def predict(args: argparse.Namespace) -> None:
         overlap=args.overlap,
         batch_size=args.batch_size,
         pictures=not args.no_pictures,
+        doubt=not args.no_doubt,
         frames=args.frames,
         html_limit=args.html_limit if args.html else None,
     )

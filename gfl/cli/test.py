@@ -55,7 +55,9 @@ def test(args: argparse.Namespace) -> None:
                 print(f"{name:8s}{value:.4f}")
         for name, value in metrics["per_class"].items():
             cut = metrics["thresholds"][name]
-            advice = "" if cut is None else f" (best F1 from score {cut:.2f} on)"
+            advice = f" (best F1 from score {cut:.2f} on)" if cut is not None else ""
+            if cut is None and value is not None:
+                advice = " (not once found)"
             print(
                 f"AP of {name}: {'n/a (no objects)' if value is None else f'{value:.4f}'}{advice}"
             )

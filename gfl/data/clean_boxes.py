@@ -116,6 +116,7 @@ class _Work:
             detail = f"{normalised.sum()} of {total} boxes are within 0..{FRACTION}"
             if self.findings.add("normalised_file", self.listing.origin, detail):
                 self.xywh[normalised] *= np.tile(self.limits, 2)[normalised]
+                self.area[normalised] *= self.limits[normalised].prod(1)
             return
         corner, side = self.xywh[:, :2], self.xywh[:, 2:]
         ordered = (side > corner) & (side <= self.limits + ROUNDING) & (corner >= 0)
@@ -127,6 +128,7 @@ class _Work:
             detail = f"{outside.sum()} of {total} boxes would reach out of their image"
             if self.findings.add("xyxy_file", self.listing.origin, detail):
                 self.xywh[as_corners, 2:] -= self.xywh[as_corners, :2]
+                self.area[as_corners] = self.xywh[as_corners, 2:].prod(1)
 
     def drop_images_of_other_size(self) -> None:
         """Where file and listing differ in size, trust the file if the boxes fit it."""

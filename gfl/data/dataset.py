@@ -147,7 +147,7 @@ class DetectionDataset:
 
     def files_of(self, image_id: int) -> list[str]:
         """Files of an image id; several where annotation files share ids."""
-        return [self._paths[i].decode() for i in np.flatnonzero(self.image_ids == image_id)]
+        return [os.fsdecode(self._paths[i]) for i in np.flatnonzero(self.image_ids == image_id)]
 
     def require_distinct_image_ids(self) -> None:
         """Raise `UserError` if several files share ids: detections could not be told apart."""

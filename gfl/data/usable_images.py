@@ -1,5 +1,6 @@
 """Which of the listed images can be used: found, within their folder, readable, listed once."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -86,10 +87,11 @@ def _find(listing: Listing, findings: Findings) -> tuple[list, dict[int, int]]:
         place = f"{origin}: {image.file_name}"
         if problem and not findings.add(problem, place, path):
             continue
-        if path in first_id:
-            if findings.add("duplicate_file", place, f"image ids {first_id[path]} and {image.id}"):
-                joined[image.id] = first_id[path]
+        file = os.path.normpath(path)  # a.png and ./a.png are one
+        if file in first_id:
+            if findings.add("duplicate_file", place, f"image ids {first_id[file]} and {image.id}"):
+                joined[image.id] = first_id[file]
             continue
-        first_id[path] = image.id
+        first_id[file] = image.id
         found.append((image, path))
     return found, joined

@@ -78,7 +78,10 @@ def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
     for image_id, stem in enumerate(usable, start=1):
         page = pages[stem]
         name = page.file_name
-        if files.find(name)[1] == "missing_image" and stem in by_stem:
+        problem = files.find(name)[1]
+        # The list and the xml file go by the stem: another picture's name is a slip.
+        another = problem is None and Path(name).stem != stem
+        if stem in by_stem and (another or problem == "missing_image"):
             if name and not findings.add("other_file_name", f"{stem}.xml", f"says {name!r}"):
                 continue
             name = by_stem[stem]

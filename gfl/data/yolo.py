@@ -13,7 +13,19 @@ from gfl.data.numbers import read_number, read_whole
 from gfl.errors import UserError
 from gfl.yaml_text import parse_yaml
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGE_EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".jfif",
+    ".jpe",
+    ".mpo",
+)
 
 
 class YoloFolder:
@@ -89,7 +101,7 @@ class YoloFolder:
         if place.suffix != ".txt":
             return [
                 os.path.relpath(os.path.join(parent, name), self.root)
-                for parent, _, names in os.walk(place)
+                for parent, _, names in os.walk(place, followlinks=True)
                 for name in names
                 if name.lower().endswith(IMAGE_EXTENSIONS)
             ]
@@ -149,7 +161,7 @@ def _names(content: dict, file: Path) -> dict[int, str]:
 
 def _label_name(name: str) -> str:
     """images/a/b.jpg to labels/a/b.txt: the last part "images" counts; without one, beside."""
-    parts = list(Path(name).with_suffix(".txt").parts)
+    parts = list(Path(name.replace("\\", "/")).with_suffix(".txt").parts)
     for number in range(len(parts) - 2, -1, -1):
         if parts[number] == "images":
             parts[number] = "labels"

@@ -147,8 +147,8 @@ def _frame(truth: COCO, results: list[dict], images: list[int]) -> list[str]:
     ]
     if outside > 0.1 or not 0.5 < ratio < 2:
         lines.append(
-            "They may be in another frame (of the resized image, in strides, or 0 to 1): they "
-            "must be pixels of the original image."
+            "Early in a training this is usual. If it stays so, they may be in another frame (of "
+            "the resized image, in strides, or 0 to 1): they must be pixels of the original image."
         )
     return lines
 

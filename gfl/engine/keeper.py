@@ -39,6 +39,8 @@ class Keeper:
         self.steps_per_epoch = steps_per_epoch
         self.say = say
         self.saved_step = state.step if (work_dir / LAST).exists() else None
+        if not (work_dir / BEST).exists():
+            state.best = {}  # whatever it was, it is gone: the next evaluation counts
         self._best_on_disk = state.best
         self._owed_best: dict | None = None
         self._problem: str | None = None

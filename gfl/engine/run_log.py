@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from gfl.errors import UserError
+
 
 class RunLog:
     """The one writer of a work directory's logs; silent without a directory (other ranks).
@@ -30,19 +32,27 @@ class RunLog:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
+        try:
+            self._open(folder, resume_step, resume_evaluated, SummaryWriter)
+        except OSError as error:
+            raise UserError(
+                f"cannot write logs to work directory {folder}: {error.strerror or error}"
+            ) from None
+
+    def _open(self, folder: Path, resume_step: int | None, resume_evaluated: int, writer) -> None:
         if resume_step is not None:
             _cut_metrics(folder / "metrics.jsonl", resume_step, resume_evaluated)
         mode = "w" if resume_step is None else "a"
         self._text = open(folder / "log.txt", mode, encoding="utf-8", buffering=1)
         self._metrics = open(folder / "metrics.jsonl", mode, encoding="utf-8", buffering=1)
         purge = 0 if resume_step is None else resume_step + 1
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self.board = writer(str(folder / "tensorboard"), purge_step=purge)
 
     def say(self, message: str) -> None:
         """One message on stderr and in log.txt."""
         if self.folder is not None:
             tqdm.write(message, file=sys.stderr)
-            with self._going_on():
+            with self.going_on():
                 self._text.write(message + "\n")
 
     def metrics(self, step: int, values: dict) -> None:
@@ -51,7 +61,7 @@ class RunLog:
             return
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
         bad = {k: None for k, v in numbers.items() if not math.isfinite(v)}  # JSON knows no NaN
-        with self._going_on():
+        with self.going_on():
             self._metrics.write(json.dumps({"step": step, **values, **bad}) + "\n")
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
@@ -59,7 +69,7 @@ class RunLog:
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """An (H, W, 3) uint8 RGB picture for TensorBoard."""
         if self.folder is not None:
-            with self._going_on():
+            with self.going_on():
                 self.board.add_image(name, image, step, dataformats="HWC")
 
     def start_progress(self, step: int, total: int) -> None:
@@ -89,18 +99,18 @@ class RunLog:
         if self.progress is not None:
             self.progress.close()
         for file in (self.board, self._metrics, self._text):
-            with self._going_on():
+            with self.going_on():
                 file.close()
 
     @contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """A log that can not be written (a full disk) does not end the training; said once."""
+    def going_on(self) -> Iterator[None]:
+        """A log or picture that can not be written (a full disk) ends no training; said once."""
         try:
             yield
-        except OSError as error:
+        except (OSError, UserError) as error:
             if not self._has_complained:
                 self._has_complained = True
-                words = error.strerror or str(error)
+                words = getattr(error, "strerror", None) or str(error)
                 message = f"WARNING: logs in {self.folder} can not be written and will have gaps: "
                 tqdm.write(message + words, file=sys.stderr)
 
@@ -115,7 +125,9 @@ def _cut_metrics(path: Path, step: int, evaluated_step: int) -> None:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry["step"] <= (evaluated_step if "AP" in entry else step):
+        if not isinstance(entry, dict):
+            continue
+        if entry.get("step", 0) <= (evaluated_step if "AP" in entry else step):
             kept.append(line + "\n")
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
