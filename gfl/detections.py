@@ -16,7 +16,7 @@ from gfl.tensors import OnDevice, check_shape
 DEFAULT_THRESHOLD = 0.3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detections(OnDevice):
     """The boxes found in one image, best first.
 
@@ -59,6 +59,12 @@ class Detections(OnDevice):
 
     def __len__(self) -> int:
         return self.scores.shape[0]
+
+    def __repr__(self) -> str:
+        found = self.class_names if self.names else self.labels.tolist()
+        counts = ", ".join(f"{name} {found.count(name)}" for name in dict.fromkeys(found))
+        best = f"; best score {self.scores.max():.2f}" if len(self) else ""
+        return f"Detections({len(self)}: {counts}{best})" if len(self) else "Detections(0)"
 
     @property
     def class_names(self) -> list[str]:

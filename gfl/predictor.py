@@ -113,6 +113,11 @@ class Detector:
         size = config.data.test_size
         self._short, self._transform = size.short_range[1], Transform(size.long)
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:3]) + (", ..." if self.class_names[3:] else "")
+        backbone = self.config.model.backbone.name
+        return f"{type(self).__name__}({backbone}, {self.device}, classes: {names})"
+
     def recommend(self, thresholds: list[float | None] | None) -> None:
         """Take the recommended score of each class, as a checkpoint holds them."""
         known = thresholds or ()

@@ -31,6 +31,11 @@ def test_names_follow_the_labels():
     assert detections().class_names == ["dog", "cat", "dog"]
 
 
+def test_it_prints_as_a_summary():
+    assert repr(detections()) == "Detections(3: dog 2, cat 1; best score 0.90)"
+    assert repr(detections().filter(0.99)) == "Detections(0)"
+
+
 def test_filter_by_score_includes_its_bound():
     assert detections().filter(0.5).scores.tolist() == pytest.approx([0.9, 0.5])
     assert len(detections().filter(0.0)) == 3

@@ -69,6 +69,10 @@ def test_detections_are_in_the_images_own_pixels(detector, files):
     assert found.class_names[0] == ("square", "disc")[found.labels[0]]
 
 
+def test_a_detector_prints_what_it_is(detector):
+    assert repr(detector) == "Detector(resnet18, cpu, classes: square, disc)"
+
+
 def test_path_array_and_picture_are_the_same(detector, files):
     array = cv2.cvtColor(cv2.imread(str(files[0])), cv2.COLOR_BGR2RGB)
     [wanted] = detector.predict(str(files[0]))
