@@ -22,7 +22,8 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+# Each finds a free port: tests may run side by side.
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def trained(folder, tmp_path_factory):
     (tmp / "c.yaml").write_text(yaml.safe_dump(values))
     train = [str(REPOSITORY / "tools/train.py"), str(tmp / "c.yaml"), "--work-dir"]
     run(*train, str(tmp / "1"))
-    run(*TORCHRUN, "29611", *train, str(tmp / "2"))
+    run(*TORCHRUN, *train, str(tmp / "2"))
     return tmp
 
 
@@ -77,7 +78,7 @@ def test_two_processes_train_what_is_not_frozen(folder, tmp_path):
     values["model"]["backbone"] = {"name": "timm/hrnet_w18_small", "pretrained": False}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     script = str(REPOSITORY / "tools/train.py")
-    run(*TORCHRUN, "29614", script, str(tmp_path / "c.yaml"), "--work-dir", str(tmp_path / "run"))
+    run(*TORCHRUN, script, str(tmp_path / "c.yaml"), "--work-dir", str(tmp_path / "run"))
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert last["step"] == 2
     counts = {k: int(v) for k, v in last["model"].items() if "num_batches_tracked" in k}
@@ -90,7 +91,7 @@ def test_ap_does_not_depend_on_processes_or_batch_size(trained):
     test = [str(REPOSITORY / "tools/test.py"), str(trained / "1" / "last.pt"), "--json"]
     for name, size in (("a", 1), ("b", 4)):
         run(*test, str(trained / f"{name}.json"), f"train.eval_batch_size={size}")
-    run(*TORCHRUN, "29612", *test, str(trained / "c.json"), "--results", str(trained / "r.json"))
+    run(*TORCHRUN, *test, str(trained / "c.json"), "--results", str(trained / "r.json"))
     a, b, c = (json.loads((trained / f"{name}.json").read_text()) for name in "abc")
     assert b["AP"] == pytest.approx(a["AP"], abs=1e-6) and c["AP"] == pytest.approx(
         a["AP"], abs=1e-6
@@ -130,7 +131,7 @@ def test_criterion_gradients_of_two_processes_are_those_of_one(tmp_path):
         f"import sys\nsys.path.insert(0, {str(REPOSITORY / 'tests')!r})\n" + GRADIENTS
     )
     run(str(script), str(tmp_path))
-    run(*TORCHRUN, "29613", str(script), str(tmp_path))
+    run(*TORCHRUN, str(script), str(tmp_path))
     whole = torch.load(tmp_path / "1_0.pt", weights_only=True)
     halves = [torch.load(tmp_path / f"2_{r}.pt", weights_only=True) for r in (0, 1)]
     for name in ("cls", "box"):
