@@ -454,8 +454,9 @@ SET = b"\x80\x04\x8f()" + b"2\x86" * 60 + b"\x90."
 @pytest.mark.parametrize("body", [DEEP, DOUBLING, SET], ids=["deep", "doubling", "set"])
 def test_keys_that_would_end_or_hang_the_process_are_refused(body, legacy, tmp_path):
     write_pickle(tmp_path / "a.pth", body, legacy)
-    with pytest.raises(gfl.UserError, match="damaged or no checkpoint"):
-        read_public_file(tmp_path / "a.pth")
+    for read in (read_public_file, open_checkpoint):
+        with pytest.raises(gfl.UserError, match="damaged or no checkpoint"):
+            read(tmp_path / "a.pth")
 
 
 def test_storages_that_the_old_format_names_but_does_not_hold_are_refused(model, tmp_path):
