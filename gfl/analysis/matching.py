@@ -1,0 +1,51 @@
+"""Detections beside the true objects: how well each box lies, and how two rankings agree."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfl.boxes import pairwise_iou
+
+
+def best_overlap(
+    boxes: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The object of its own class that each detection overlaps most.
+
+    Args:
+        boxes: (D, 4) xyxy, any frame.
+        labels: (D,) int64.
+        true_boxes: (G, 4) xyxy, same frame.
+        true_labels: (G,) int64.
+
+    Returns:
+        (D,) IoU, 0 where nothing of the class is overlapped, and (D,) int64 row of the object,
+        -1 there.
+    """
+    if len(boxes) == 0 or len(true_boxes) == 0:
+        return boxes.new_zeros(len(boxes)), torch.full_like(labels, -1)
+    iou = pairwise_iou(boxes, true_boxes) * (labels[:, None] == true_labels)
+    best, row = iou.max(1)
+    return best, torch.where(best > 0, row, -1)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Rank correlation of two samples, equal values sharing their mean rank.
+
+    Args:
+        first, second: (n,) each.
+
+    Returns:
+        In [-1, 1]; None where n < 2 or a sample is constant.
+    """
+    first, second = _ranks(np.asarray(first)), _ranks(np.asarray(second))
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(n,) ranks from 0, ties at their mean."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[group]
