@@ -45,6 +45,25 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
+def centerness(ltrb: Tensor) -> Tensor:
+    """How central a point lies in a box: 1 in the middle, 0 on an edge or outside.
+
+        sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))
+
+    Args:
+        ltrb: (..., 4) distances to the sides, any unit.
+
+    Returns:
+        (...) in [0, 1].
+
+    Source: arXiv 1904.01355 equation 3; mmdet `FCOSHead.centerness_target`.
+    """
+    distances = ltrb.clamp(min=0)
+    pairs = torch.stack((distances[..., 0::2], distances[..., 1::2]), -2)  # left right, top bottom
+    ratios = pairs.amin(-1) / pairs.amax(-1).clamp(min=EPSILON)
+    return ratios.prod(-1).sqrt()
+
+
 def box_area(boxes: Tensor) -> Tensor:
     """Area (...) of xyxy boxes (..., 4), square pixels."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -3,7 +3,7 @@
 Legend of shape letters, for the whole package:
 
     B images in a batch       N locations of all pyramid levels, finest level first
-    C classes                 K box channels of one location, 4 * (reg_max + 1)
+    C classes                 K box channels of one location, 4 * (reg_max + 1) for distributions
     G objects in an image, padded to the largest count of the batch      I ignore boxes, likewise
     M slots, the locations at which box losses are computed (a superset of the positives)
     D detections of one image
@@ -107,12 +107,15 @@ class Batch(OnDevice):
 class Grid(OnDevice):
     """All locations of the pyramid, levels concatenated finest first, rows outer, columns inner.
 
+    Where a place of the feature map has several anchors, each is a location: anchors innermost.
+
     Attributes:
         centers: (N, 2) x, y of each location, the point that box distances start from.
         strides: (N,) pixels between neighbouring locations of the level.
         level_sizes: (h, w) of each level's feature map.
         level_strides: stride of each level.
         origin: name of the grid origin in `gfl.grid.ORIGINS`.
+        anchors_per_cell: locations that share a place of the feature map.
     """
 
     centers: Tensor
@@ -120,16 +123,17 @@ class Grid(OnDevice):
     level_sizes: tuple[tuple[int, int], ...]
     level_strides: tuple[int, ...]
     origin: str
+    anchors_per_cell: int = 1
 
     def __post_init__(self):
-        num_locations = sum(height * width for height, width in self.level_sizes)
+        num_locations = sum(self.level_counts)
         check_shape("centers", self.centers, num_locations, 2)
         check_shape("strides", self.strides, num_locations)
 
     @property
     def level_counts(self) -> list[int]:
         """Number of locations of each level; they sum to N."""
-        return [height * width for height, width in self.level_sizes]
+        return [height * width * self.anchors_per_cell for height, width in self.level_sizes]
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,8 @@ class Predictions(OnDevice):
     """What the network says about every location.
 
     Attributes:
-        cls_logits: (B, N, C) joint classification-IoU logits, float32.
-        box_logits: (B, N, K) logits of the side distributions, sides ltrb outer, bins inner.
+        cls_logits: (B, N, C) classification logits, float32; joint with the IoU in GFL.
+        box_logits: (B, N, K) what the box representation reads sides from, sides ltrb outer.
         grid: the locations.
         quality_logits: (B, N, 1) logits of a quality that multiplies the class scores, or None.
     """
@@ -157,7 +161,7 @@ class Predictions(OnDevice):
             check_shape("quality_logits", self.quality_logits, num_images, num_locations, 1)
 
     def joint_scores(self) -> Tensor:
-        """(B, N, C) float32 scores in [0, 1]: the joint logit's sigmoid, times a quality if any.
+        """(B, N, C) float32 scores in [0, 1]: the class logit's sigmoid, times a quality if any.
 
         Source: arXiv 2006.04388 section 3.2; arXiv 2011.12885 equation 2.
         """

@@ -1,5 +1,7 @@
 """The formulas, unreduced. Logits in, one number a row out; inputs are float32."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,7 @@ from gfl.boxes import EPSILON, aligned_giou
 # Below this distance from the target the modulating factor has no gradient: for 0 < beta < 1 the
 # derivative of |x|^beta at 0 is infinite.
 MIN_DISTANCE = 1e-12
+HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
@@ -54,6 +57,46 @@ def quality_focal_loss_of_scores(scores: Tensor, target: Tensor, beta: float = 2
         raise ValueError(f"beta is {beta}, expected a value >= 0")
     distance = (target - scores).abs().clamp(min=MIN_DISTANCE)
     return F.binary_cross_entropy(scores, target, reduction="none") * distance.pow(beta)
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss: cross-entropy with a label of 0 or 1, focused on what is judged wrongly.
+
+        FL(p) = -alpha (1 - p)^gamma log(p) for y = 1, -(1 - alpha) p^gamma log(1 - p) for y = 0
+
+    Args:
+        logits: (..., C), p = sigmoid(logits).
+        target: (..., C) labels, 0 or 1.
+        alpha: weight of positives; 1 - alpha is that of negatives.
+        gamma: focusing power.
+
+    Returns:
+        (..., C) loss, unreduced.
+
+    Source: arXiv 1708.02002 equation 5; mmdet `py_sigmoid_focal_loss`.
+    """
+    score = logits.sigmoid()
+    wrong = (1 - score) * target + score * (1 - target)
+    weight = alpha * target + (1 - alpha) * (1 - target)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return weight * wrong.clamp(min=MIN_DISTANCE).pow(gamma) * cross_entropy
+
+
+def gaussian_nll_loss(mean: Tensor, std: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood of a target under a normal distribution.
+
+        NLL = log(std) + ((y - mean) / std)^2 / 2 + log(2 pi) / 2
+
+    Args:
+        mean, std: (...), std > 0.
+        target: (...), same unit.
+
+    Returns:
+        (...) unreduced. At a given error its minimum lies at std = |y - mean|.
+
+    Source: arXiv 1809.08545 (KL loss) equation 5, without its approximation for large errors.
+    """
+    return std.log() + ((target - mean) / std).square() / 2 + HALF_LOG_2PI
 
 
 def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -39,6 +39,26 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _representations_fit(self):
+        box, weight = self.model.box, self.loss.dfl_weight
+        if box == "dirac" and weight:
+            raise ValueError(
+                f"model.box: dirac has no distribution that loss.dfl_weight {weight:g} could "
+                "shape. Set loss.dfl_weight: 0, or model.box: general"
+            )
+        if box == "gaussian" and not weight:
+            raise ValueError(
+                "model.box: gaussian learns its deviations from loss.dfl_weight alone, which is 0. "
+                "Set a weight such as 0.25, or model.box: dirac"
+            )
+        if self.model.quality == "distribution_guided" and box in ("dirac", "gaussian"):
+            raise ValueError(
+                "model.quality: distribution_guided judges a box by the shape of its "
+                f"distributions, which model.box: {box} does not predict. Set model.box: general"
+            )
+        return self
+
     def to_dict(self) -> dict:
         """Plain values, as they go to YAML and checkpoints."""
         return self.model_dump(mode="json")
