@@ -113,6 +113,7 @@ def build_model(
         model.head.background_channel,
         mode.branch,
         getattr(choose("assigner.name", config.assigner.name, ASSIGNERS), "anchors_per_cell", 1),
+        model.head.score_bins if model.head.score == "distribution" else 1,
     )
     return GFLDetector(backbone, neck, head, model.grid_origin)
 

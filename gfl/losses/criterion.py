@@ -17,6 +17,7 @@ from gfl.losses.functional import (
     giou_loss,
     quality_focal_loss,
     quality_focal_loss_of_scores,
+    score_distribution_loss,
 )
 from gfl.quality import QUALITY_MODES, QualityMode
 from gfl.structures import Assignment, Grid, Predictions, Targets
@@ -176,7 +177,10 @@ class GFLCriterion:
         if target is not None:
             return target
         weight = slots.positive.float()
-        if self.quality.joint:
+        if self.quality.joint and predictions.scores_are_distributions:
+            highest = predictions.class_scores().detach().amax(-1)
+            weight = weight * highest.gather(1, slots.index)
+        elif self.quality.joint:
             logits = _rows(predictions.cls_logits.detach(), slots.index)
             weight = weight * logits.float().amax(-1).sigmoid()
         if self.quality.joint and predictions.quality_logits is not None:
@@ -194,11 +198,14 @@ class GFLCriterion:
         """(B, N) loss of all classes at each location."""
         cls_logits = predictions.cls_logits.float()
         label = slots.iou if self.quality.joint else slots.positive.float()
-        labels = torch.zeros_like(cls_logits).index_put(
+        shape = cls_logits.shape[:3]
+        labels = cls_logits.new_zeros(shape).index_put(
             (_image_numbers(slots.index), slots.index, slots.gt_labels), label
         )
         if not self.quality.joint:
             loss = focal_loss(cls_logits, labels, self.focal_alpha, self.focal_gamma)
+        elif predictions.scores_are_distributions:
+            loss = score_distribution_loss(cls_logits, labels, self.beta)
         elif predictions.quality_logits is None:
             loss = quality_focal_loss(cls_logits, labels, self.beta)
         else:

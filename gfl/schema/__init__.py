@@ -57,6 +57,11 @@ class Config(Section):
                 "model.quality: distribution_guided judges a box by the shape of its "
                 f"distributions, which model.box: {box} does not predict. Set model.box: general"
             )
+        if self.model.head.score == "distribution" and self.model.quality != "joint":
+            raise ValueError(
+                "model.head.score: distribution learns a joint score, but model.quality is "
+                f"{self.model.quality}. Set model.quality: joint, or model.head.score: scalar"
+            )
         return self
 
     def to_dict(self) -> dict:
