@@ -11,10 +11,10 @@ classifier: their losses, one against all). Finished runs are kept in OUT and no
 import argparse
 import functools
 import json
-import os
-import statistics
 import sys
 from pathlib import Path
+
+from compared import kept, table
 
 SHARES = (0.0, 0.2, 0.4)
 SCORES = ("scalar", "distribution")
@@ -34,43 +34,24 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the detector")
     args = parser.parse_intermixed_args()
     out = Path(args.out) / args.what
-    out.mkdir(parents=True, exist_ok=True)
     run = classify if args.what == "classifier" else detect
-    results = {}
-    for seed in range(args.seeds):
-        for share in SHARES:
-            for score in SCORES:
-                record = out / f"{score}_{share:g}_{seed}.json"
-                if not record.exists():
-                    value = run(args, out, score, share, seed)
-                    record.with_suffix(".part").write_text(json.dumps(value))
-                    os.replace(record.with_suffix(".part"), record)
-                results[score, share, seed] = json.loads(record.read_text())
-                print(f"{record.stem}: {results[score, share, seed]:.4f}", file=sys.stderr)
-    table = markdown(results, args)
-    (out / "table.md").write_text(table)
-    print(table, end="")
-    return 0
-
-
-def markdown(results: dict, args) -> str:
-    """Means and ranges over seeds; a difference counts if it exceeds both ranges."""
-    measure = "balanced accuracy on test" if args.what == "classifier" else "AP on val"
-    lines = [
-        f"| labels flipped | {' | '.join(SCORES)} | difference | resolved |",
-        "|---|---|---|---|---|",
-    ]
+    rows = {}
     for share in SHARES:
-        values = [[results[s, share, n] for n in range(args.seeds)] for s in SCORES]
-        means = [statistics.mean(v) for v in values]
-        spread = max(max(v) - min(v) for v in values)
-        cells = [
-            f"{m:.3f} ({min(v):.3f} to {max(v):.3f})" for m, v in zip(means, values, strict=True)
+        rows[f"{share:.0%} of the labels flipped"] = [
+            [
+                kept(
+                    out / f"{score}_{share:g}_{seed}.json",
+                    functools.partial(run, args, out, score, share, seed),
+                )
+                for seed in range(args.seeds)
+            ]
+            for score in SCORES
         ]
-        difference = means[1] - means[0]
-        resolved = "yes" if abs(difference) > spread else "no"
-        lines.append(f"| {share:.0%} | {' | '.join(cells)} | {difference:+.3f} | {resolved} |")
-    return "\n".join([f"{measure}, {args.seeds} seeds: mean (range)", "", *lines, ""])
+    measure = "balanced accuracy on test" if args.what == "classifier" else "AP on val"
+    text = table(rows, SCORES, f"{measure}, {args.seeds} seeds")
+    (out / "table.md").write_text(text)
+    print(text, end="")
+    return 0
 
 
 def flip(labels, num_classes: int, share: float, seed: int):
