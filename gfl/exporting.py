@@ -73,7 +73,7 @@ def export(
     picture = drawn_picture() if image is None else read_image(str(image))
     content = open_checkpoint(checkpoint)
     detector = detector_of(content, str(checkpoint), "cpu")
-    _check_operators(checkpoint, detector, is_onnx, half, opset)
+    _check_opset(detector, opset)
     batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
 
     temporary = path.with_name(path.stem + ".tmp" + path.suffix)
@@ -117,19 +117,10 @@ def _limits(half: bool, tolerance: tuple[float, float] | None) -> Tolerance:
     return replace(limits, box=tolerance[0], score=tolerance[1])
 
 
-def _check_operators(
-    checkpoint: str | Path, detector: Detector, is_onnx: bool, half: bool, opset: int | None
-) -> None:
-    """Refuse a network that the asked kind of file has no operators for."""
-    if not detector.config.model.backbone.deformable_stages:
-        return
-    if opset is not None and opset < 19:
+def _check_opset(detector: Detector, opset: int | None) -> None:
+    deformable = bool(detector.config.model.backbone.deformable_stages)
+    if deformable and opset is not None and opset < 19:
         raise UserError(f"opset {opset} has no deformable convolutions: expected 19 or more.")
-    if is_onnx and half:
-        raise UserError(
-            f"{checkpoint} has deformable convolutions: as ONNX in half precision onnxruntime "
-            "computes something else. Export it without --half, or as .pt2."
-        )
 
 
 def _write(path: Path, detector: Detector, metadata: dict) -> None:
@@ -222,6 +213,8 @@ def compare(network, detector: Detector, form: str, batches: list[Batch], limits
     """Run the exported network and PyTorch on batches: all outputs, then the detections."""
     found = Differences()
     postprocess = build_postprocess(detector.config)
+    everything = copy.copy(postprocess)
+    everything.nms_iou, everything.max_per_image = 1.0, None  # suppress and cut nothing
     original = make_form(detector, form)
     exported = ExportedForm(
         form, detector.model.neck.strides, detector.model.grid_origin, postprocess.score_threshold
@@ -233,11 +226,13 @@ def compare(network, detector: Detector, form: str, batches: list[Batch], limits
             for name, value in zip(original.outputs, wanted, strict=True):
                 found.add(name, outputs[name], value)
         images = detector.normalize(batch.images, batch.input_sizes)
-        wanted = postprocess(detector.model(images), batch.metas, rescale=False)
+        predictions = detector.model(images)
+        wanted = postprocess(predictions, batch.metas, rescale=False)
+        candidates = everything(predictions, batch.metas, rescale=False)
         size = tuple(batch.images.shape[-2:])
         got = exported.detections(outputs, size, postprocess, batch.metas, rescale=False)
-        for one, other in zip(got, wanted, strict=True):
-            found.add_detections(one, other, postprocess, limits)
+        for one, other, chosen_from in zip(got, wanted, candidates, strict=True):
+            found.add_detections(one, other, postprocess, limits, chosen_from)
     return found
 
 
