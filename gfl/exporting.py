@@ -73,6 +73,7 @@ def export(
     picture = drawn_picture() if image is None else read_image(str(image))
     content = open_checkpoint(checkpoint)
     detector = detector_of(content, str(checkpoint), "cpu")
+    _check_form(detector, form)
     _check_opset(detector, opset)
     batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
 
@@ -115,6 +116,16 @@ def _limits(half: bool, tolerance: tuple[float, float] | None) -> Tolerance:
     if tolerance is None:
         return limits
     return replace(limits, box=tolerance[0], score=tolerance[1])
+
+
+def _check_form(detector: Detector, form: str) -> None:
+    """The raw form is read back as logits of bins, which a general box alone has."""
+    box = detector.config.model.box
+    if form == "raw" and box in ("dirac", "gaussian"):
+        raise UserError(
+            f"the form raw holds the distributions of model.box: general, but the detector's box "
+            f"is {box}: export with --form decoded or nms."
+        )
 
 
 def _check_opset(detector: Detector, opset: int | None) -> None:

@@ -150,6 +150,55 @@ def agree(got, wanted, rules, tolerance=None) -> Differences:
     return found
 
 
+# Other qualities, boxes and assigners
+
+VARIANTS = {
+    "dirac": {
+        "model": {"box": "dirac", "quality": "none"},
+        "loss": {"dfl_weight": 0},
+        "assigner": {"name": "retinanet", "anchor_scale": 4},
+    },
+    "gaussian": {
+        "model": {"box": "gaussian", "quality": "iou_branch", "grid_origin": "cell_center"},
+        "assigner": {"name": "fcos"},
+    },
+    "narrow": {"model": {"bin_width": 0.5, "head": {"score": "distribution", "score_bins": 5}}},
+}
+
+
+@pytest.fixture(scope="module")
+def variant(folder):
+    def get(name: str) -> Path:
+        config = parse_config(merge_values(tiny_values(folder), VARIANTS[name]))
+        # exp of a logit, and nine anchors a place: smaller logits, or every box is a hit.
+        return write_checkpoint(folder / f"{name}.pt", config, cls_std=0.2, box_std=0.05)
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("dirac", "decoded"), ("dirac", "nms"), ("gaussian", "decoded"), ("gaussian", "nms")]
+    + [("narrow", "raw"), ("narrow", "nms")],
+)
+def test_a_combination_of_the_paper_exports_and_predicts_the_same(
+    name, form, variant, pictures, tmp_path
+):
+    checkpoint, out = variant(name), tmp_path / "net.onnx"
+    gfl.export(checkpoint, out, form, image=pictures[0])
+    detector, exported = gfl.load(checkpoint, device="cpu"), gfl.load(out)
+    assert exported.metadata["box"] == detector.config.model.box
+    rules = build_postprocess(detector.config)
+    agree(exported.predict(pictures), detector.predict(pictures), rules)
+
+
+@pytest.mark.parametrize("name", ["dirac", "gaussian"])
+def test_a_box_without_bins_has_no_raw_form(name, variant, tmp_path, capsys):
+    out = tmp_path / "net.onnx"
+    assert main([str(variant(name)), "--out", str(out), "--form", "raw"]) == 2
+    assert f"the detector's box is {name}" in capsys.readouterr().err and not out.exists()
+
+
 # The forms, without exporting
 
 

@@ -41,8 +41,11 @@ def describe(content: dict, detector: Detector, form: str, half: bool, opset: in
         "grid": {
             "strides": list(detector.model.neck.strides),
             "origin": detector.model.grid_origin,
+            "anchors_per_cell": detector.model.head.anchors_per_cell,
         },
+        "box": config.model.box,
         "reg_max": config.model.reg_max,
+        "bin_width": config.model.bin_width,
         "config": config.to_dict(),
     }
     if content.get("source"):
