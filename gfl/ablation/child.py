@@ -3,6 +3,7 @@
 The process ends by itself, with everything saved, when the one that started it is gone.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 from gfl.errors import TrainingFailed, TrainingStopped, UserError
 
+# A process that used CUDA can not be forked.
+START_METHOD = "spawn"
 DONE, FAILED, MISTAKE, STOPPED = "done", "failed", "mistake", "stopped"
 
 
@@ -39,7 +42,7 @@ def in_child(work: Callable, *args, stopped: Callable[[], bool] = lambda: False)
         stopped: asked several times a second; once true, the process gets SIGTERM, finishes what
             it has to and ends.
     """
-    context = multiprocessing.get_context("spawn")  # a process that used CUDA can not be forked
+    context = multiprocessing.get_context(START_METHOD)
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, work, args))
     process.start()
@@ -61,8 +64,8 @@ def in_child(work: Callable, *args, stopped: Callable[[], bool] = lambda: False)
         return Outcome(STOPPED, "it was stopped")
     code = process.exitcode
     if code < 0:
-        name = signal.Signals(-code).name
-        return Outcome(FAILED, f"its process was ended by {name} (out of memory?)")
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return Outcome(FAILED, f"its process was ended by {signal.Signals(-code).name}{hint}")
     return Outcome(FAILED, f"its process ended with status {code}")
 
 
@@ -81,7 +84,8 @@ def _work(connection, work: Callable, args: tuple) -> None:
     except Exception as error:  # a bug of ours: its traceback is shown, the other runs go on
         traceback.print_exc(file=sys.stderr)
         outcome = (FAILED, f"{type(error).__name__}: {error}")
-    connection.send(outcome)
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone; what was done is saved
+        connection.send(outcome)
 
 
 def _follow(connection) -> None:

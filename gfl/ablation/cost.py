@@ -61,7 +61,8 @@ FILES_OF_A_RUN = 3
 
 def evaluations_left(epochs: int, eval_epochs: int, epochs_done: int) -> int:
     """Evaluations of a run that are still to come: its own, and the one that judges it."""
-    return epochs // eval_epochs - epochs_done // eval_epochs + (epochs % eval_epochs > 0) + 1
+    last_is_extra = epochs % eval_epochs > 0 and epochs_done < epochs
+    return epochs // eval_epochs - epochs_done // eval_epochs + last_is_extra + 1
 
 
 def total_seconds(left: Left, measured: Measured) -> float:

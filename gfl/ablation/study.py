@@ -77,7 +77,7 @@ class Study:
         self.runs: list[Run] = place_runs(self.out, configs)
         self.remarks = self._remarks()
         self.failures: dict[Path, str] = {}
-        self._times_problem: str | None = None
+        self._times_problem = None if pairs else "--pairs 0"
 
     def plan(self, stopped: Callable[[], bool] = lambda: False) -> list[str]:
         """What would be done, and what it costs: measured on a few steps of the first row.
@@ -140,9 +140,9 @@ class Study:
         outcome = in_child(train_and_judge, run.config.to_dict(), work_dir, stopped=stopped)
         if outcome.status == STOPPED or stopped() and outcome.status != DONE:
             self._write()
+            told = str(outcome.value).removesuffix(" The same command with --resume goes on.")
             raise TrainingStopped(
-                f"{run.row.name}, seed {run.seed}: {outcome.value} The same ablate command goes "
-                "on there."
+                f"{run.row.name}, seed {run.seed}: {told} The same ablate command goes on there."
             )
         if outcome.status != DONE:
             self.failures[run.work_dir] = str(outcome.value)
