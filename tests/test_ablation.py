@@ -15,7 +15,7 @@ from builders import tiny_values
 
 import gfl.ablation.study as study_module
 from gfl.ablation.child import DONE, FAILED, STOPPED, Outcome
-from gfl.ablation.cost import Measured
+from gfl.ablation.plot import save_plot
 from gfl.ablation.report import markdown
 from gfl.ablation.runs import train_and_judge
 from gfl.ablation.study import Study
@@ -64,7 +64,7 @@ class Work:
 
     def measure_cost(self, candidates, started):
         self.done.append("measure")
-        return Measured(candidates[0][0], 3, 5, 0.5, 2, 0.2, 6.0, 2**20, "a device")
+        return ablation_jobs.measured(candidates, started)
 
     def train_and_judge(self, values, work_dir):
         row, seed = work_dir.split("/")[-2:]
@@ -89,10 +89,11 @@ class Work:
 APS = {("plain", 0): 0.30, ("plain", 1): 0.32, ("guided", 0): 0.40, ("guided", 1): 0.41}
 
 
-def make(monkeypatch, place, aps=None, names=("plain", "guided"), **options):
-    """A study whose work is faked, and that work."""
+def make(monkeypatch, place, aps=None, names=("plain", "guided"), draw=None, **options):
+    """A study whose work is faked, and that work; its picture is empty without `draw`."""
     work = Work({**APS, **(aps or {})})
     monkeypatch.setattr(study_module, "in_child", work)
+    monkeypatch.setattr(study_module, "save_plot", draw or (lambda file, study: None))
     options = {"seeds": 2, "pairs": 5, "table": "mine", **options}
     rows = rows_in(place, *names)
     return Study(place / "c.yaml", rows, place / "out", say=lambda text: None, **options), work
@@ -150,7 +151,7 @@ def test_ablation_table_in_markdown(monkeypatch, place):
 
 
 def test_ablation_table_in_csv_and_as_a_picture(monkeypatch, place):
-    study, _ = make(monkeypatch, place)
+    study, _ = make(monkeypatch, place, draw=save_plot)
     study.run()
     with open(place / "out" / "mine.csv", newline="") as file:
         plain, guided = csv.DictReader(file)
@@ -323,16 +324,15 @@ def start(shapes, out, log, seconds_a_step=0.0):
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ablation_goes_on_after_a_signal(shapes, tmp_path, number):
+def test_ablation_goes_on_after_a_signal(shapes, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log.txt"
-    process = start(shapes, out, log, seconds_a_step=2.0)
+    process = start(shapes, out, log, seconds_a_step=1.0)
     guided = out / "runs" / "guided" / "seed0"
     end = time.monotonic() + 60
     while not (guided / "last.pt").exists():
         assert time.monotonic() < end and process.is_alive(), log.read_text()
         time.sleep(0.05)
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGTERM)
     process.join(60)
     text = log.read_text()
     assert process.exitcode == 75, text

@@ -26,7 +26,7 @@ def row_values(row: Row) -> dict:
     Raises:
         UserError: it can not be read, or states something that is not the method's.
     """
-    path = row.file or CONFIG_FOLDER / "ablations" / f"{row.name}.yaml"
+    path = Path(row.file or CONFIG_FOLDER / "ablations" / f"{row.name}.yaml")
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:

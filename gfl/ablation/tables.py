@@ -26,7 +26,7 @@ class Row:
     AP50: float | None = None
     AP75: float | None = None
     group: str = "atss"
-    file: Path | None = None
+    file: str | Path | None = None
 
 
 _NAMES = {"fcos": "FCOS", "atss": "ATSS"}
