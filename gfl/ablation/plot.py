@@ -1,6 +1,6 @@
 """A table as a picture: AP, differences beside the paper's, times."""
 
-from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 
@@ -13,8 +13,8 @@ RANGE = "mean, lowest to highest seed"
 HERE = "here, wider range of seeds"
 
 
-def save_plot(path: Path, study: dict) -> None:
-    """Write a PNG, one line a row; argument as in `gfl.ablation.report.markdown`."""
+def save_plot(file: BinaryIO, study: dict) -> None:
+    """Write a PNG, one line a row; `study` as in `gfl.ablation.report.markdown`."""
     rows = study["rows"]
     figure, panels = plt.subplots(
         1, 3, figsize=(13, 1.4 + 0.42 * len(rows)), layout="constrained", sharey=True
@@ -54,5 +54,5 @@ def save_plot(path: Path, study: dict) -> None:
         if any(place is axes for place, _ in shown):
             axes.legend(fontsize="x-small")
     figure.suptitle(f"Ablation: {study['table']}", fontsize="medium")
-    figure.savefig(path, dpi=120, format="png")
+    figure.savefig(file, dpi=120, format="png")
     plt.close(figure)

@@ -116,18 +116,18 @@ def train_and_judge(values: dict, work_dir: str) -> dict:
         "steps": content["step"],
         "seconds": time.perf_counter() - started,
     }
-    write_text(folder / NUMBERS, json.dumps(numbers, indent=1) + "\n")
+    write_file(folder / NUMBERS, json.dumps(numbers, indent=1).encode())
     return numbers
 
 
-def write_text(path: Path, text: str) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """Write a small file whole or not at all.
 
     Raises:
         UserError: it can not be written.
     """
     try:
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_atomically(path, lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -16,9 +16,8 @@ from gfl.ablation.measuring import measure_cost, time_rows
 from gfl.ablation.overlay import dotted, overridden, row_config, row_values
 from gfl.ablation.plot import save_plot
 from gfl.ablation.report import markdown, to_csv
-from gfl.ablation.runs import Run, place_runs, train_and_judge, write_text
+from gfl.ablation.runs import Run, place_runs, train_and_judge, write_file
 from gfl.ablation.tables import Row
-from gfl.engine.checkpoint import write_atomically
 from gfl.engine.keeper import LAST
 from gfl.engine.stop import StopSignal
 from gfl.errors import TrainingStopped, UserError
@@ -228,7 +227,7 @@ class Study:
         }
         rows = {run.row.name: str(run.work_dir) for run in contenders}
         times = {**outcome.value, **kinds, "rows": rows, "pairs": self.pairs}
-        write_text(self._file("times.json"), json.dumps(times) + "\n")
+        write_file(self._file("times.json"), json.dumps(times).encode())
 
     # Files -------------------------------------------------------------------------------------
 
@@ -261,10 +260,10 @@ class Study:
             "rows": collect(self.rows, states, times),
             "times": times,
         }
-        write_text(self._file("json"), json.dumps(study, indent=1) + "\n")
-        write_text(self._file("csv"), to_csv(study))
-        write_text(self._file("md"), markdown(study))
         picture = io.BytesIO()
         save_plot(picture, study)
-        write_atomically(self._file("png"), lambda file: file.write(picture.getvalue()))
+        write_file(self._file("json"), json.dumps(study, indent=1).encode())
+        write_file(self._file("csv"), to_csv(study).encode())
+        write_file(self._file("md"), markdown(study).encode())
+        write_file(self._file("png"), picture.getvalue())
         return study

@@ -40,9 +40,8 @@ def ablate(args: argparse.Namespace) -> None:
     from gfl.ablation.study import Study
     from gfl.errors import TrainingFailed
 
-    study = Study(
-        args.config, rows, args.out, args.overrides, args.seeds, args.pairs, table=args.table
-    )
+    table = args.table if args.detector is None else f"{args.table}_{args.detector}"
+    study = Study(args.config, rows, args.out, args.overrides, args.seeds, args.pairs, table)
     if args.plan:
         lines = study.plan()
         print("\n".join(lines))
@@ -50,7 +49,7 @@ def ablate(args: argparse.Namespace) -> None:
         return
     found = study.run()
     print(markdown(found), end="")
-    print(f"written to {args.out}/{args.table}.md, .csv, .png and .json", file=sys.stderr)
+    print(f"written to {args.out}/{table}.md, .csv, .png and .json", file=sys.stderr)
     write_json(args.json, found)
     if study.failures:
         raise TrainingFailed(
