@@ -20,7 +20,7 @@ FLOORS = {
     "__init__.py": 0,
     "ablation/__init__.py": 0,
     "ablation/child.py": 1,
-    "ablation/contestant.py": 6,
+    "ablation/contestant.py": 7,
     "ablation/cost.py": 0,
     "ablation/findings.py": 2,
     "ablation/measuring.py": 7,

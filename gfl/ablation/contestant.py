@@ -12,6 +12,7 @@ from gfl.engine.evaluate import detect
 from gfl.engine.memory import explained
 from gfl.engine.train import ADVICE, train_step
 from gfl.structures import Batch
+from gfl.teacher import load_teacher
 
 
 class Contestant:
@@ -41,6 +42,7 @@ class Contestant:
         self.state = build.build_state(config, num_classes, 1, device, load_pretrained=False)
         if content:
             self.state.model.load_state_dict(content["ema"] or content["model"])
+        self.teacher = load_teacher(config, self.state.model, device)
         self.criterion = build.build_criterion(config)
         self.normalize = build.build_normalize(config, device)
         self.postprocess = build.build_postprocess(config)
@@ -52,7 +54,15 @@ class Contestant:
         state.model.train()
         started = self._now()
         with explained(batches, ADVICE):
-            train_step(state, state.model, batches, self.criterion, self.normalize, self.options)
+            train_step(
+                state,
+                state.model,
+                batches,
+                self.criterion,
+                self.normalize,
+                self.options,
+                self.teacher,
+            )
             if state.ema:
                 state.ema.update(state.model, 1)
         return self._now() - started
