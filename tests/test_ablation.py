@@ -295,7 +295,7 @@ def test_ablation_of_the_sample_from_plan_to_table(shapes, monkeypatch):
     plan = study.plan()
     assert not out.exists()
     assert plan[1:3] == ["  plain: loss.beta=1.0", "  guided: model.quality=distribution_guided"]
-    assert plan[3] == "runs        2 of 2 rows: 0 finished, 0 begun, 2 new"
+    assert plan[3] == "runs        2 trainings of 2 rows: 0 finished, 0 begun, 2 new"
     assert plan[4].startswith("training    6 steps x ") and "(5 steps of plain)" in plan[4]
     found = study.run()
     for row in found["rows"]:

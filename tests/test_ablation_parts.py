@@ -17,7 +17,6 @@ from gfl.ablation.overlay import overridden, row_config, row_values
 from gfl.ablation.ranking import score_iou_correlation
 from gfl.ablation.summary import Difference, Ratio, Spread, difference, ratio, spread
 from gfl.ablation.tables import TABLES, Row, choose_rows
-from gfl.config import CONFIG_FOLDER
 from gfl.errors import UserError
 
 # Tables
@@ -62,9 +61,6 @@ def test_ablation_rows_have_distinct_names():
         assert len({row.name for row in rows}) == len({row.title for row in rows}) == len(rows)
 
 
-@pytest.mark.skipif(
-    not (CONFIG_FOLDER / "ablations").is_dir(), reason="the files of the rows are not there yet"
-)
 @pytest.mark.parametrize("table", TABLES)
 def test_ablation_rows_have_files_that_fit_a_config(table, tmp_path):
     config = write_config(tmp_path)
@@ -159,7 +155,7 @@ def test_ablation_cost_by_hand():
     left = Left(2, 600, 7, begun=1, finished=1, shared=0, timed_rows=3, pairs=30)
     assert total_seconds(left, MEASURED) == pytest.approx(389)
     assert cost_lines(left, MEASURED, rows=3) == [
-        "runs        3 of 3 rows: 1 finished, 1 begun, 1 new",
+        "runs        3 trainings of 3 rows: 1 finished, 1 begun, 1 new",
         "training    600 steps x 0.5 s (5 steps of first) = 5 min 0 s",
         "evaluation  7 x 10 batches x 0.2 s = 14 s",
         "starting    2 x 6 s = 12 s",

@@ -77,7 +77,7 @@ def cost_lines(left: Left, measured: Measured, rows: int) -> list[str]:
     both = measured.step_seconds + measured.eval_batch_seconds
     disk = FILES_OF_A_RUN * left.runs * measured.checkpoint_bytes / 2**30
     return [
-        f"runs        {left.runs + left.finished} of {rows} rows"
+        f"runs        {left.runs + left.finished} trainings of {rows} rows"
         + (f" ({left.shared} more are shared)" if left.shared else "")
         + f": {left.finished} finished, {left.begun} begun, {left.runs - left.begun} new",
         f"training    {left.steps} steps x {measured.step_seconds:.3g} s "
