@@ -60,8 +60,12 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def only_one_training(work_dir: Path) -> Iterator[None]:
+def only_one_training(work_dir: Path, option: str = "--work-dir") -> Iterator[None]:
     """Hold the work directory while a training runs in it; the system lets go when it dies.
+
+    Args:
+        work_dir: is made where it is missing.
+        option: of the command that names it, for the message.
 
     Raises:
         UserError: on every process alike: another training runs there, or it can not be made.
@@ -74,7 +78,7 @@ def only_one_training(work_dir: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            problem = f"another training runs in {work_dir}: choose another --work-dir."
+            problem = f"another training runs in {work_dir}: choose another {option}."
         except OSError as error:
             problem = f"cannot make work directory {work_dir}: {reason(error)}"
     try:
