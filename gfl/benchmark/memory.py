@@ -12,7 +12,6 @@ from gfl.benchmark.start import environment_of_child
 FIGURE = "memory"
 GOAL = 1.0
 RIVAL = "torchvision FCOS"
-REPEATS = 3
 MIB = 2**20
 
 
@@ -23,7 +22,7 @@ def memory(setting: Setting) -> list[Record]:
     process's peak resident size, its buffers of all kinds included.
     """
     peaks: dict[str, list[float]] = {"gfl": [], RIVAL: []}
-    for _ in range(REPEATS):
+    for _ in range(setting.processes):
         for name, values in peaks.items():
             found = _peak(name, setting)
             if "missing" in found:

@@ -70,7 +70,7 @@ def _beside_decoding(setting: Setting, dataset, contents: list, short: int, long
                 cv2.imdecode(contents[key.index], cv2.IMREAD_COLOR)
 
     works = {"decode": decode, "pipeline": pipeline}
-    spreads = interleaved(works, setting.repeats, 1)
+    spreads = interleaved(works, setting.repeats, setting.warmup)
     height, width = dataset.sizes.mean(0).round().astype(int)
     return record(
         FIGURE,

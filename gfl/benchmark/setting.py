@@ -42,7 +42,7 @@ class Setting:
         num_pictures: how many pictures the data pipeline reads.
         eval_images: images of the evaluation.
         eval_repeats: timed rounds of the evaluation.
-        start_repeats: processes that are started for each row of `start`.
+        processes: how many are started for each row of `start` and `memory`.
         peer: interpreter of an environment with mmdetection, or None.
     """
 
@@ -59,7 +59,7 @@ class Setting:
     num_pictures: int = 32
     eval_images: int = 5000
     eval_repeats: int = 3
-    start_repeats: int = 5
+    processes: int = 5
     peer: str | None = None
 
     def __post_init__(self):

@@ -60,7 +60,8 @@ def start(setting: Setting) -> list[Record]:
         seconds: dict[str, list[float]] = {
             name: [] for name in ("python", "help", "imports", "first step")
         }
-        for turn in range(setting.start_repeats + 1):
+        warmup = min(setting.warmup, 1)  # fills the caches of files
+        for turn in range(warmup + setting.processes):
             took = {
                 "python": _process(folder, "pass"),
                 "help": _process(folder, _HELP),
@@ -68,7 +69,7 @@ def start(setting: Setting) -> list[Record]:
                 "first step": _first_step(folder, turn, setting.device),
             }
             for name, value in took.items():
-                if turn:  # the first turn fills the caches of files
+                if turn >= warmup:
                     seconds[name].append(value)
     spreads = {name: Spread.of(values) for name, values in seconds.items()}
     return [
