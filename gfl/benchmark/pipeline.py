@@ -33,7 +33,8 @@ def data_pipeline(setting: Setting) -> list[Record]:
     """Images per second of one core: read, decode, transform, collate; and decoding alone.
 
     The pipeline is the training loader's own, run in this process on one thread as each of its
-    workers does. Decoding is `cv2.imdecode` of the same files, held in memory.
+    workers does. Decoding is `cv2.imdecode` of the same files, held in memory; resizing is
+    `cv2.resize` of what it gives, the least that a pipeline to that size can do.
     """
     with tempfile.TemporaryDirectory() as folder, one_thread():
         paths = _pictures(setting, Path(folder))
