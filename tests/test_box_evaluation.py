@@ -120,6 +120,20 @@ def test_other_parameters():
     assert got.params.maxDets == [1, 10, 100, 300]
 
 
+def test_one_iou_and_all_sizes_alone():
+    def change(params):
+        params.iouThrs = np.array([0.5])
+        params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
+
+    want, got = both(*crowded(15), change)
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(got.eval[name], want.eval[name], err_msg=name)
+    for mine, theirs in zip(got.evalImgs, want.evalImgs, strict=True):
+        assert (mine is None) == (theirs is None)
+        for key in theirs or ():
+            np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
+
+
 def test_small_limits_cut_the_same_detections():
     def change(params):
         params.maxDets = [1, 2, 5]
