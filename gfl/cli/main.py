@@ -14,6 +14,7 @@ COMMANDS = {
     "config": ("gfl.cli.config", "show a config resolved, or explain every key"),
     "export": ("gfl.cli.export", "ONNX or torch.export, with proof that it matches"),
     "sample": ("gfl.cli.sample", "draw the sample data set that configs/quickstart uses"),
+    "benchmark": ("gfl.cli.benchmark", "speed and memory beside their limits and rivals"),
     "convert": ("gfl.cli.convert", "a public mmdetection or GFocal checkpoint into one of gfl"),
 }
 
