@@ -1,0 +1,297 @@
+"""The cards of the report: numbers, what they are, and plots, in plain words."""
+
+from gfl.analysis import plots, tide
+from gfl.analysis.coverage import LEVELS
+from gfl.analysis.doubt import SIDES
+from gfl.analysis.markup import (
+    figure,
+    folded,
+    heading,
+    keys,
+    meanings,
+    number,
+    paragraph,
+    percent,
+    section,
+    table,
+    two,
+)
+from gfl.analysis.quality import QualitySamples
+from gfl.analysis.records import Records
+
+QUALITY_MODES = {
+    "joint": "one output is trained to be the expected IoU of the class, and to be 0 on background "
+    "(quality focal loss). There is no quality output apart that background could deceive.",
+    "distribution_guided": "the class score is multiplied by a quality that is computed from the "
+    "shape of the side distributions, and the product is trained as the expected IoU.",
+}
+NO_TRUE = "No object was found correctly, so that there is nothing to compare."
+
+
+def consistency_section(n: dict, records: Records, samples: QualitySamples | None) -> str:
+    """Score against IoU, and background against true detections."""
+    found, mode = n["consistency"], n["quality_mode"]
+    words = QUALITY_MODES.get(mode, "see the documentation of model.quality.")
+    parts = [paragraph(f"Quality mode {mode!r}: {words}")]
+    if not n["detections"]:
+        parts.append(paragraph("There are no detections, so that there is nothing to compare."))
+        return section("Does the score know how good the box is?", *parts)
+    legend = keys(
+        [
+            ("blue", f"true detections ({found['true']})"),
+            ("orange", f"background boxes ({found['background']})"),
+            ("grey", f"neither ({found['other']}): duplicates, badly placed, wrong class"),
+        ]
+    )
+    scatter = figure(
+        plots.score_and_iou(records),
+        f"Each dot is a detection from score {n['score_threshold']:g} on; at most "
+        f"{plots.MOST_DOTS} of a colour are drawn. Good: blue along the diagonal, orange low. "
+        "Orange above blue is what a joint score is to prevent.",
+    )
+    bins = figure(
+        plots.score_bins(found["score_bins"]),
+        "All detections, in ten stretches of the score. On the diagonal the score is the expected "
+        "IoU of the class.",
+    )
+    rows = [
+        (
+            "rank correlation",
+            number(found["rank_correlation"]),
+            "Spearman's, of score and IoU over the true detections: 1 if better boxes always score "
+            "higher.",
+        ),
+        (
+            "mean score, mean IoU",
+            f"{number(found['mean_score'])}, {number(found['mean_iou'])}",
+            "of the true detections, which were chosen by their IoU: the score may well be lower.",
+        ),
+        (
+            "wrong pairs",
+            percent(found["wrong_pairs"]),
+            "of all pairs of a true detection and a background box of one class, those in which "
+            "the background box scores higher (equal ones count half).",
+        ),
+        (
+            "background above the median",
+            number(found["background_above_median"]),
+            "background boxes that score higher than half of the true detections of their class.",
+        ),
+    ]
+    definitions = paragraph(
+        "True detection: matched one to one to an object of its class, as COCO does, at IoU 0.5. "
+        "Background box: overlaps no object of any class by IoU 0.1 or more.",
+        "muted",
+    )
+    parts += [legend, two(scatter, bins), meanings(rows), definitions, _per_class(found)]
+    if samples is not None:
+        parts += _quality(n["quality"], samples)
+    return section("Does the score know how good the box is?", *parts)
+
+
+def _per_class(found: dict) -> str:
+    names = ("class", "true", "background", "rank correlation", "mean score", "mean IoU")
+    rows = [
+        (
+            name,
+            number(one["true"]),
+            number(one["background"]),
+            number(one["rank_correlation"]),
+            number(one["mean_score"]),
+            number(one["mean_iou"]),
+            percent(one["wrong_pairs"]),
+        )
+        for name, one in found["per_class"].items()
+    ]
+    return folded("By class", table((*names, "wrong pairs"), rows))
+
+
+def _quality(found: dict, samples: QualitySamples) -> list[str]:
+    text = (
+        "The network has a quality output apart from its class scores. Locations were drawn at "
+        "random in each image: on an object (the location's box overlaps one by IoU 0.5 or more) "
+        "and on background (less than 0.1)."
+    )
+    wrong = found["wrong_pairs"]
+    rows = [
+        (
+            "median quality",
+            f"{number(found['median_quality_on_object'])} on objects, "
+            f"{number(found['median_quality_on_background'])} on background",
+            "half of the drawn locations have a higher one.",
+        ),
+        (
+            "background with high quality",
+            percent(found["background_with_quality_from_half"]),
+            "of the background locations have a quality of 0.5 or more.",
+        ),
+        (
+            "wrong pairs",
+            f"class {percent(wrong['class'])}, quality {percent(wrong['quality'])}, "
+            f"product {percent(wrong['product'])}",
+            "of pairs of locations on objects and on background, those in which background has the "
+            "higher class score, quality, or product of both.",
+        ),
+    ]
+    caption = (
+        "Orange dots high up are background with a high quality: only their class score keeps them "
+        "from being detections."
+    )
+    plot = figure(plots.quality_and_class(samples), caption)
+    return [heading("The quality output"), paragraph(text), two(plot, meanings(rows))]
+
+
+def doubt_section(n: dict, records: Records) -> str:
+    """Deviation beside error, and the coverage of intervals."""
+    title, found, coverage = "Does doubt mean error?", n["doubt"], n["coverage"]
+    if not found["all"]["sides"]:
+        return section(title, paragraph(NO_TRUE))
+    head = ("side", "sides", "rank correlation", "size held fixed")
+    rows = [
+        (
+            name,
+            number(found[name]["sides"]),
+            number(found[name]["rank_correlation"]),
+            number(found[name]["size_held_fixed"]),
+            number(found[name]["rms_deviation"]),
+            number(found[name]["rms_error"]),
+        )
+        for name in (*SIDES, "all")
+    ]
+    intro = paragraph(
+        "Sides of true detections, in pixels of the original image. "
+        f"{found['clipped_left_out']} sides that were cut off at the image's border are left out."
+    )
+    explained = paragraph(
+        "Rank correlation: Spearman's, of the predicted deviation (edge_std) and the distance from "
+        "the true side. Size held fixed: the same given the size of the box, since large boxes "
+        "have larger deviations and larger errors anyway. The rms columns are roots of mean "
+        "squares: a deviation that means what it says has them equal.",
+        "muted",
+    )
+    error = figure(
+        plots.deviation_and_error(records),
+        "Sides in ten groups of equal number, the surest first. Rising: doubt means error. On the "
+        "diagonal: as much as it says.",
+    )
+    body = [table((*head, "rms deviation", "rms error"), rows), explained]
+    if "left_out" in coverage:
+        return section(title, intro, two(error, "".join(body)), paragraph(coverage["left_out"]))
+    curve = figure(
+        plots.reliability(records, coverage),
+        "How many true sides lie in the central interval of each probability. Below the diagonal "
+        "the intervals are too narrow, above it too wide. Bars: 95 % confidence intervals, images "
+        "taken as the independent units.",
+    )
+    return section(title, intro, two(error, curve), *body, *_intervals(coverage))
+
+
+def _intervals(found: dict) -> list[str]:
+    plain, fitted, stored = found["plain"], found["fitted"], found["stored"]
+    legend = [("blue", "as predicted"), ("green", f"temperature {found['temperature']:.2f}")]
+    if stored:
+        legend.append(("orange", f"stored temperature {found['stored_temperature']:.2f}"))
+    sets = [("as predicted", plain)]
+    if stored:
+        sets.append((f"stored temperature {found['stored_temperature']:.2f}", stored))
+    if fitted:
+        sets.append((f"temperature {found['temperature']:.2f}", fitted))
+    sets += [(name, one) for name, one in found["per_side"].items() if one]
+    rows = [
+        (name, *(f"{100 * c['share']:.1f} ± {100 * c['margin']:.1f}" for c in one["levels"]))
+        for name, one in sets
+    ]
+    head = ("true sides inside, %", *(f"{100 * level:g} % interval" for level in LEVELS))
+    parts = [keys(legend), heading("Intervals"), paragraph(plain["text"], _kind(plain))]
+    if stored:
+        text = f"With the temperature {found['stored_temperature']:.3g} that the checkpoint holds: "
+        parts.append(paragraph(text + stored["text"], _kind(stored)))
+    if fitted:
+        text = (
+            f"With a temperature fitted on this split ({found['temperature']:.3g} on all of it): "
+            f"{fitted['text']} Each half of the images was measured with the temperature of the "
+            "other half."
+        )
+        parts.append(paragraph(text, _kind(fitted)))
+    explained = (
+        "The temperature multiplies every deviation and stretches every distribution about its "
+        "expectation, so that boxes and scores stay as they are. It is the one that brings the "
+        "coverage of the four intervals nearest to their probabilities (least squares). "
+        "A bin's probability is spread evenly over the bin's own width. "
+        f"'Calibrated' is said if each coverage, with its confidence interval, is within "
+        f"{100 * found['tolerance']:g} points of its probability; the rows of single sides are "
+        "without a temperature."
+    )
+    return [*parts, table(head, rows), paragraph(explained, "muted")]
+
+
+def blur_section(n: dict, records: Records) -> str:
+    """Deviation beside the true blur of edges, where it is known."""
+    found = n["edge_blur"]
+    if found is None:
+        return ""
+    title = "Does doubt mean blur?"
+    if not found["all"]["sides"]:
+        return section(title, paragraph(NO_TRUE))
+    rows = [
+        (
+            name,
+            number(found[name]["sides"]),
+            number(found[name]["rank_correlation"]),
+            number(found[name]["size_held_fixed"]),
+        )
+        for name in (*SIDES, "all")
+    ]
+    text = paragraph(
+        "This data set says how blurred each edge is (edge_blur). Rank correlation: Spearman's, of "
+        "the predicted deviation and the true blur, over the sides of true detections."
+    )
+    plot = figure(
+        plots.blur_and_deviation(records),
+        "Sides in ten groups by their true blur. Rising: blurred edges are doubted more.",
+    )
+    head = ("side", "sides", "rank correlation", "size held fixed")
+    return section(title, text, two(plot, table(head, rows)))
+
+
+def mistakes_section(n: dict) -> str:
+    """Kinds of mistakes, and what mending each would gain."""
+    errors, title = n["errors"], "Which mistakes cost AP?"
+    if errors["AP50"] is None:
+        return section(title, paragraph("The split has no object: there is no AP."))
+    text = paragraph(
+        f"AP50 is {100 * errors['AP50']:.1f} %. The kinds are those of TIDE (arXiv 2008.08115). "
+        "Gains do not add up, since mistakes hide each other; many of low score cost little."
+    )
+    counts = figure(plots.mistakes(errors, "count"), "How many there are.")
+    gains = figure(plots.mistakes(errors, "gain"), "AP50 gained if they were mended.")
+    head = ("kind", "count", "AP50 gained", "what it is")
+    rows = [
+        (
+            name,
+            number(errors["kinds"][name]["count"]),
+            f"{100 * errors['kinds'][name]['gain']:+.2f}",
+            KIND_WORDS[name],
+        )
+        for name in tide.KINDS
+    ]
+    return section(title, text, two(counts, gains), table(head, rows, muted=3))
+
+
+KIND_WORDS = {
+    "classification": "A wrong detection that overlaps an object of another class by IoU 0.5 or "
+    "more; mended by the right class.",
+    "localisation": "Overlaps an object of its class by 0.1 or more, less than 0.5; mended by the "
+    "true box.",
+    "both": "Overlaps an object of another class by more than 0.1, less than 0.5; mended by being "
+    "left out.",
+    "duplicate": "Overlaps an object of its class that a better detection has; mended by being "
+    "left out.",
+    "background": "Overlaps no object by more than 0.1; mended by being left out.",
+    "missed": "An object that neither a detection nor a mistake of the first two kinds points at; "
+    "mended by being left out of the truth.",
+}
+
+
+def _kind(one: dict) -> str:
+    return f"verdict {one['verdict']}"
