@@ -108,7 +108,13 @@ def _different(order, images, rows, sides, count: int) -> list[Side]:
 def _tile(chosen: Side, records: Records, picture: np.ndarray) -> str:
     row, side = chosen.row, chosen.side
     box, true = records.boxes[row], records.objects.boxes[records.match[row]]
-    left, top, right, bottom = _frame(box, true, picture.shape[:2])
+    # Both boxes, and two deviations of the side.
+    reach = 2 * records.edge_std[row, side] * np.array([-1, 1])
+    ends = np.stack((box, true)).reshape(-1, 2)
+    low, high = ends.min(0), ends.max(0)
+    low[side % 2] = min(low[side % 2], box[side] + reach[0])
+    high[side % 2] = max(high[side % 2], box[side] + reach[1])
+    left, top, right, bottom = _frame(low, high, picture.shape[:2])
     image = _jpeg(picture[top:bottom, left:right])
     error = abs(box[side] - true[side])
     name, score = records.class_names[records.labels[row]], records.scores[row]
@@ -127,16 +133,28 @@ def _tile(chosen: Side, records: Records, picture: np.ndarray) -> str:
     )
 
 
-def _frame(box: np.ndarray, true: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The part of the picture that is shown: both boxes, a margin, no narrower than 3 to 4."""
-    low, high = np.minimum(box[:2], true[:2]), np.maximum(box[2:], true[2:])
+def _frame(low: np.ndarray, high: np.ndarray, size: tuple[int, int]) -> tuple[int, ...]:
+    """The part of the picture that is shown, 4 to 3 where the picture has room for it.
+
+    Args:
+        low, high: x, y of what must be seen.
+        size: (h, w) of the picture.
+
+    Returns:
+        left, top, right, bottom, whole pixels.
+    """
     span = high - low
-    margin = 0.3 * span.max()
-    middle, half = (low + high) / 2, np.maximum(span / 2 + margin, 0.375 * (span.max() + margin))
-    (left, top), (right, bottom) = middle - half, middle + half
-    height, width = size
-    left, top = max(int(left), 0), max(int(top), 0)
-    return left, top, min(max(int(right), left + 1), width), min(max(int(bottom), top + 1), height)
+    span = span + 0.35 * span.max()
+    width = max(span[0], span[1] * 4 / 3)
+    ends = []
+    for wanted, middle, limit in zip(
+        (width, width * 3 / 4), (low + high) / 2, size[::-1], strict=True
+    ):
+        length = min(max(round(wanted), 1), limit)
+        first = min(max(round(middle - length / 2), 0), limit - length)
+        ends.append((first, first + length))
+    (left, right), (top, bottom) = ends
+    return left, top, right, bottom
 
 
 def _jpeg(image: np.ndarray) -> str:

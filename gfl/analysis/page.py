@@ -6,7 +6,7 @@ from pathlib import Path
 from gfl.analysis import plots, tide
 from gfl.analysis.collect import Collected
 from gfl.analysis.gallery import Gallery, Side, choose_sides, draw_tiles
-from gfl.analysis.markup import heading, keys, number, paragraph, percent, section, tiles
+from gfl.analysis.markup import folded, heading, keys, number, paragraph, percent, section, tiles
 from gfl.analysis.sections import (
     blur_section,
     consistency_section,
@@ -72,7 +72,7 @@ def _facts(n: dict) -> str:
     if errors["AP50"] is not None and any(errors["kinds"][k]["count"] for k in tide.KINDS):
         worst = max(tide.KINDS, key=lambda kind: errors["kinds"][kind]["gain"])
         gain = 100 * errors["kinds"][worst]["gain"]
-        facts.append((worst, f"is the dearest kind of mistake ({gain:.1f} points of AP50)"))
+        facts.append((worst, f"is the costliest kind of mistake ({gain:.1f} points of AP50)"))
     cards = "".join(
         f'<div class="fact"><b>{escape(value)}</b>{escape(text)}</div>' for value, text in facts
     )
@@ -103,7 +103,7 @@ def _shapes(n: dict, collected: Collected) -> str:
         [
             ("orange", "predicted side"),
             ("green", "true side (dashed)"),
-            ("grey", "yellow area: the distribution, where its bins lie"),
+            ("yellow", "its distribution, where the bins lie"),
         ]
     )
     drawn = draw_tiles(_all_sides(gallery), collected.split.records, collected.dataset)
@@ -111,13 +111,12 @@ def _shapes(n: dict, collected: Collected) -> str:
     for name, sides in gallery.by_shape.items():
         if sides:
             parts += [heading(name.capitalize()), tiles(drawn[side] for side in sides)]
+    inner = []
     for name, (doubtful, sure) in gallery.by_class.items():
-        parts += [
-            heading(f"{name}: the most doubtful, then the surest sides"),
-            tiles(drawn[side] for side in (*doubtful, *sure)),
-        ]
+        inner += [heading(name), tiles(drawn[side] for side in (*doubtful, *sure))]
     if gallery.left_out:
-        parts.append(paragraph(f"{gallery.left_out} more classes are not shown.", "muted"))
+        inner.append(paragraph(f"{gallery.left_out} more classes are not shown.", "muted"))
+    parts.append(folded("By class: the most doubtful, then the surest sides", "".join(inner)))
     return section(title, *parts)
 
 

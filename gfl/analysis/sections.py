@@ -183,14 +183,19 @@ def doubt_section(n: dict, records: Records) -> str:
         "the intervals are too narrow, above it too wide. Bars: 95 % confidence intervals, images "
         "taken as the independent units.",
     )
-    return section(title, intro, two(error, curve), *body, *_intervals(coverage))
+    legend = [
+        ("blue", "as predicted"),
+        ("green", f"with the temperature {coverage['temperature']:.2f}, fitted on these sides"),
+    ]
+    if coverage["stored"]:
+        stored = f"with the stored temperature {coverage['stored_temperature']:.2f}"
+        legend.append(("orange", stored))
+    plots_beside = two(error, curve + keys(legend))
+    return section(title, intro, plots_beside, *body, *_intervals(coverage))
 
 
 def _intervals(found: dict) -> list[str]:
     plain, fitted, stored = found["plain"], found["fitted"], found["stored"]
-    legend = [("blue", "as predicted"), ("green", f"temperature {found['temperature']:.2f}")]
-    if stored:
-        legend.append(("orange", f"stored temperature {found['stored_temperature']:.2f}"))
     sets = [("as predicted", plain)]
     if stored:
         sets.append((f"stored temperature {found['stored_temperature']:.2f}", stored))
@@ -202,7 +207,7 @@ def _intervals(found: dict) -> list[str]:
         for name, one in sets
     ]
     head = ("true sides inside, %", *(f"{100 * level:g} % interval" for level in LEVELS))
-    parts = [keys(legend), heading("Intervals"), paragraph(plain["text"], _kind(plain))]
+    parts = [heading("Intervals"), paragraph(plain["text"], _kind(plain))]
     if stored:
         text = f"With the temperature {found['stored_temperature']:.3g} that the checkpoint holds: "
         parts.append(paragraph(text + stored["text"], _kind(stored)))

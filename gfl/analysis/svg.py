@@ -1,5 +1,6 @@
 """Small plots as inline SVG. Colours are classes of the page's style, light or dark."""
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -141,22 +142,14 @@ def shares(rows: Sequence[tuple[str, int]], title: str) -> str:
 
 
 def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Up to `most` round values between two ends."""
+    """Up to `most` values between two ends: multiples of 1, 2 or 5 times a power of ten."""
     span = high - low
     if span <= 0:
         return [low]
-    step = 10.0**-12
-    while span / step > most - 1:
-        for factor in (2, 2.5, 2):  # 1, 2, 5, 10
-            step *= factor
-            if span / step <= most - 1:
-                break
-    first = -(-low // step)
-    ticks, value = [], first * step
-    while value <= high + 1e-9 * span:
-        ticks.append(round(value, 12))
-        value += step
-    return ticks
+    power = 10.0 ** math.floor(math.log10(span / (most - 1)))
+    step = next(f * power for f in (1, 2, 5, 10) if span / (f * power) <= most - 1 + 1e-9)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def _text(x: float, y: float, text: str, anchor: str, name: str = "tick") -> str:
