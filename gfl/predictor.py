@@ -68,7 +68,8 @@ def detector_of(content: dict, name: str, *options) -> "Detector":
     try:
         model.load_state_dict(content.get("ema") or content["model"])
     except RuntimeError as error:
-        raise UserError(f"{name} is damaged: {str(error)[:500]}") from None
+        reason = str(error)[:500]
+        raise UserError(f"{name} is damaged, or does not fit its config: {reason}") from None
     ids = tuple(content["class_map"]["category_ids"])
     detector = Detector(model, config, names, ids, *options)
     detector.recommend(content.get("thresholds"))

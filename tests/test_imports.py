@@ -24,6 +24,7 @@ FLOORS = {
     "analysis/consistency.py": 2,
     "analysis/coverage.py": 1,
     "analysis/doubt.py": 2,
+    "analysis/doubt_sections.py": 4,
     "analysis/edge_blur.py": 1,
     "analysis/gallery.py": 3,
     "analysis/markup.py": 1,

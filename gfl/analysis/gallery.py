@@ -15,6 +15,8 @@ from gfl.detections import DEFAULT_THRESHOLD
 
 # Tiles of a shape, of each end of a class, and classes that are shown.
 OF_SHAPE, OF_CLASS, CLASSES = 6, 3, 12
+# A side so near to the picture's border is not shown, pixels.
+NEAR = 4.0
 # Longest side of an embedded picture, pixels, and its JPEG quality.
 LONGEST, QUALITY = 260, 80
 
@@ -46,11 +48,11 @@ def choose_sides(records: Records) -> Gallery | None:
     """Sides worth looking at; None without distributions or correctly found objects.
 
     Detections from score 0.3 on come first; a picture and a detection occur once in a row of
-    tiles where there are others. Sides that were cut off at the border are not shown.
+    tiles where there are others. Sides at the picture's border are easily sure and not shown.
     """
     if records.probabilities is None or not records.is_true.any():
         return None
-    rows, sides = np.nonzero(records.is_true[:, None] & ~records.is_clipped)
+    rows, sides = np.nonzero(records.is_true[:, None] & ~records.at_border(NEAR))
     probabilities = records.probabilities[rows, sides]
     std, kind = std_in_bins(probabilities), shapes(probabilities)
     certain = records.scores[rows] >= DEFAULT_THRESHOLD

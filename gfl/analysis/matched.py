@@ -78,7 +78,7 @@ def match_split(
         image_ids=image_ids,
         sizes=np.array(sizes, float).reshape(-1, 2),
         class_names=tuple(class_names),
-        images=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+        images=np.repeat(np.arange(len(parts)), np.array([len(part) for part in parts], int)),
         labels=_joined(parts, "labels").astype(np.int64),
         scores=_joined(parts, "scores"),
         boxes=_joined(parts, "boxes", 4),

@@ -5,14 +5,10 @@ from pathlib import Path
 
 from gfl.analysis import plots, tide
 from gfl.analysis.collect import Collected
+from gfl.analysis.doubt_sections import blur_section, doubt_section
 from gfl.analysis.gallery import Gallery, Side, choose_sides, draw_tiles
 from gfl.analysis.markup import folded, heading, keys, number, paragraph, percent, section, tiles
-from gfl.analysis.sections import (
-    blur_section,
-    consistency_section,
-    doubt_section,
-    mistakes_section,
-)
+from gfl.analysis.sections import consistency_section, mistakes_section
 from gfl.analysis.shapes import FLAT, SHARP
 
 TEMPLATE = Path(__file__).parent.parent / "html" / "analysis.html"
@@ -90,7 +86,7 @@ def _shapes(n: dict, collected: Collected) -> str:
     total = sum(counts.values())
     colours = ("green", "grey", "orange", "blue")
     legend = keys(
-        (colour, f"{name} {count} ({100 * count / total:.0f} %)")
+        (colour, f"{name} {count} ({100 * count / total:.1f} %)")
         for colour, (name, count) in zip(colours, counts.items(), strict=True)
     )
     rules = paragraph(

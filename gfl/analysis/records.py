@@ -83,8 +83,12 @@ class Records:
     @property
     def is_clipped(self) -> np.ndarray:
         """(n, 4) the side lies on the image's border, where boxes are cut off."""
+        return self.at_border(BORDER)
+
+    def at_border(self, distance: float) -> np.ndarray:
+        """(n, 4) the side lies within so many pixels of the border that it faces."""
         limits = np.concatenate([np.zeros_like(self.sizes), self.sizes[:, ::-1]], 1)[self.images]
-        return np.abs(self.boxes - limits) <= BORDER
+        return np.abs(self.boxes - limits) <= distance
 
     def errors(self) -> np.ndarray:
         """(n, 4) distance of each side from the true one, pixels; NaN where not matched."""

@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def analyze(args: argparse.Namespace) -> None:
     """Measure, write, print."""
-    require_writable(args.json, sources=[args.checkpoint], others=[f"{args.out}/report.html"])
+    own = [f"{args.out}/report.html", f"{args.out}/report.json"]
+    require_writable(args.json, sources=[args.checkpoint], others=own)
     from gfl.analysis.run import analyze as measure
     from gfl.analysis.summary import summary_lines
 
