@@ -16,8 +16,8 @@ def error_analysis(split: MatchedSplit) -> dict:
 
     Returns:
         {"AP50", "right", "ignored", "kinds": {name: {"count", "gain"}}}; AP50 and gains are
-        fractions, None where there is no object. A class all of whose objects are missed keeps
-        AP 0 when they are taken out of the truth.
+        fractions, None where there is no object. A class all of whose objects are taken out of the
+        truth has AP 1 then if nothing is detected of it, else 0; tidecv leaves the former out.
     """
     records = split.records
     mistakes = tide.find_mistakes(
@@ -68,11 +68,12 @@ def _mended(split: MatchedSplit, name: str, mistakes: tide.Mistakes) -> COCOeval
 def _ap(evaluation: COCOeval, category_ids: set[int]) -> float | None:
     """Mean AP of some classes; None for none."""
     precision = evaluation.eval["precision"]  # (1, recall, class, 1, max detections), -1 for none
-    every = [
-        max(float(precision[0, :, number, 0, -1].mean()), 0.0)
-        for number, category_id in enumerate(evaluation.params.catIds)
-        if category_id in category_ids
-    ]
+    detected = {entry["category_id"] for entry in evaluation.cocoDt.dataset["annotations"]}
+    every = []
+    for number, category_id in enumerate(evaluation.params.catIds):
+        if category_id in category_ids:
+            ap = float(precision[0, :, number, 0, -1].mean())
+            every.append(float(category_id not in detected) if ap < 0 else ap)
     return float(np.mean(every)) if every else None
 
 
