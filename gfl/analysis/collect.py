@@ -94,7 +94,11 @@ def collect(
     """
     content = open_checkpoint(checkpoint)
     config = merge_overrides(content["config"], overrides)
-    detector = detector_of({**content, "config": config}, str(checkpoint), config.get("device"))
+    device = config.get("device")
+    # Not fused: the numbers are those of `gfl.evaluate`, to the last bit.
+    detector = detector_of(
+        {**content, "config": config}, str(checkpoint), device, False, False, False
+    )
     dataset = build.build_dataset(detector.config, split, detector.class_names)
     dataset.require_distinct_image_ids()
     weights = f"{'ema' if content.get('ema') else content['weights']} weights"
