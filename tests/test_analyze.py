@@ -116,7 +116,7 @@ def test_the_command_prints_and_writes_the_same_numbers(checkpoint, report, tmp_
     assert json.loads(file.read_text()) == json.loads((out / "report.json").read_text()) == numbers
     printed = capsys.readouterr().out
     assert numbers["coverage"]["plain"]["text"] in printed
-    assert f"{100 * numbers['errors']['AP50']:.1f} %" in printed
+    assert f"{numbers['errors']['AP50']:.4f}" in printed
     for name in KINDS:
         assert f"{name} " in printed
     assert checkpoint.read_bytes() == before

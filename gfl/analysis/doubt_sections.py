@@ -73,7 +73,7 @@ def _intervals(found: dict) -> list[str]:
         sets.append((f"stored temperature {found['stored_temperature']:.2f}", stored))
     if fitted:
         sets.append((f"temperature {found['temperature']:.2f}", fitted))
-    sets += [(name, one) for name, one in found["per_side"].items() if one]
+    sets += [(f"{name}, as predicted", one) for name, one in found["per_side"].items() if one]
     rows = [
         (name, *(f"{100 * c['share']:.1f} ± {100 * c['margin']:.1f}" for c in one["levels"]))
         for name, one in sets
@@ -96,8 +96,7 @@ def _intervals(found: dict) -> list[str]:
         "coverage of the four intervals nearest to their probabilities (least squares). "
         "A bin's probability is spread evenly over the bin's own width. "
         f"'Calibrated' is said if each coverage, with its confidence interval, is within "
-        f"{100 * found['tolerance']:g} points of its probability; the rows of single sides are "
-        "without a temperature."
+        f"{100 * found['tolerance']:g} points of its probability."
     )
     return [*parts, table(head, rows), paragraph(explained, "muted")]
 

@@ -57,7 +57,7 @@ def _facts(n: dict) -> str:
     """The main numbers, large."""
     errors, found, doubt = n["errors"], n["consistency"], n["doubt"]["all"]
     facts = [
-        (percent(errors["AP50"]), "AP50"),
+        (number(errors["AP50"], 3), "AP50"),
         (number(found["rank_correlation"]), "rank correlation of score and IoU"),
         (percent(found["wrong_pairs"]), "of pairs have background above a true detection"),
         (number(doubt["rank_correlation"]), "rank correlation of doubt and error"),
@@ -67,8 +67,8 @@ def _facts(n: dict) -> str:
         facts.append((verdict, "intervals of the sides, as predicted"))
     if errors["AP50"] is not None and any(errors["kinds"][k]["count"] for k in tide.KINDS):
         worst = max(tide.KINDS, key=lambda kind: errors["kinds"][kind]["gain"])
-        gain = 100 * errors["kinds"][worst]["gain"]
-        facts.append((worst, f"is the costliest kind of mistake ({gain:.1f} points of AP50)"))
+        gain = errors["kinds"][worst]["gain"]
+        facts.append((worst, f"is the costliest kind of mistake ({gain:.3f} of AP50)"))
     cards = "".join(
         f'<div class="fact"><b>{escape(value)}</b>{escape(text)}</div>' for value, text in facts
     )

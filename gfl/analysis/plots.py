@@ -119,7 +119,7 @@ def mistakes(errors: dict, what: str) -> str:
     rows = []
     for name in tide.KINDS:
         value = errors["kinds"][name][what]
-        text = f"{value}" if what == "count" else f"{100 * value:+.1f} points"
+        text = f"{value}" if what == "count" else f"{value:+.3f}"
         rows.append((name, value, text))
     return bars(rows, f"{what} by kind of mistake", "first" if what == "count" else "second")
 

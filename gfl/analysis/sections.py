@@ -144,7 +144,7 @@ def mistakes_section(n: dict) -> str:
     if errors["AP50"] is None:
         return section(title, paragraph("The split has no object: there is no AP."))
     text = paragraph(
-        f"AP50 is {100 * errors['AP50']:.1f} %. The kinds are those of TIDE (arXiv 2008.08115). "
+        f"AP50 is {errors['AP50']:.3f}. The kinds are those of TIDE (arXiv 2008.08115). "
         "Gains do not add up, since mistakes hide each other; many of low score cost little."
     )
     counts = figure(plots.mistakes(errors, "count"), "How many there are.")
@@ -154,7 +154,7 @@ def mistakes_section(n: dict) -> str:
         (
             name,
             number(errors["kinds"][name]["count"]),
-            f"{100 * errors['kinds'][name]['gain']:+.2f}",
+            f"{errors['kinds'][name]['gain']:+.4f}",
             KIND_WORDS[name],
         )
         for name in tide.KINDS

@@ -10,7 +10,7 @@ def summary_lines(n: dict) -> list[str]:
     lines = [
         f"{n['images']} images, {n['objects']} objects, {n['detections']} detections",
         f"{'quality mode, boxes':48s}{n['quality_mode']}, {n['box']}",
-        _row("AP50", percent(n["errors"]["AP50"])),
+        _row("AP50", number(n["errors"]["AP50"], 4)),
         _row("rank correlation of score and IoU", number(found["rank_correlation"])),
         _row("pairs with background above a true detection", percent(found["wrong_pairs"])),
         _row("rank correlation of edge_std and error", number(doubt["rank_correlation"])),
@@ -35,8 +35,8 @@ def summary_lines(n: dict) -> list[str]:
             lines.append(f"with a fitted temperature ({value:.3g}): {coverage['fitted']['text']}")
     for name in tide.KINDS:
         kind = n["errors"]["kinds"][name]
-        gain = "n/a" if kind["gain"] is None else f"{100 * kind['gain']:+.2f}"
-        lines.append(f"{name:16s}{kind['count']:8d} mistakes   AP50 {gain} points if mended")
+        gain = "n/a" if kind["gain"] is None else f"{kind['gain']:+.4f}"
+        lines.append(f"{name:16s}{kind['count']:8d} mistakes   AP50 {gain} if mended")
     return lines
 
 
