@@ -19,7 +19,7 @@ from gfl.analysis.records import Records
 
 QUALITY_MODES = {
     "joint": "one output is trained to be the expected IoU of the class, and to be 0 on background "
-    "(quality focal loss). There is no quality output apart that background could deceive.",
+    "(quality focal loss). There is no quality output apart that could be high on background.",
     "distribution_guided": "the class score is multiplied by a quality that is computed from the "
     "shape of the side distributions, and the product is trained as the expected IoU.",
 }
