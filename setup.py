@@ -20,7 +20,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["gfl", "gfl.*"]), "gfl.configs"],
     package_dir={"gfl.configs": "configs"},
-    package_data={"gfl": ["py.typed", "html/*.html"], "gfl.configs": ["*.yaml"]},
+    package_data={
+        "gfl": ["py.typed", "html/*.html"],
+        "gfl.configs": ["*.yaml", "ablations/*.yaml"],
+    },
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",

@@ -45,6 +45,25 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
+def centerness(ltrb: Tensor) -> Tensor:
+    """How central a point lies in a box: 1 in the middle, 0 on an edge or outside.
+
+        sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))
+
+    Args:
+        ltrb: (..., 4) distances to the sides, any unit.
+
+    Returns:
+        (...) in [0, 1].
+
+    Source: arXiv 1904.01355 equation 3; mmdet `FCOSHead.centerness_target`.
+    """
+    distances = ltrb.clamp(min=0)
+    pairs = torch.stack((distances[..., 0::2], distances[..., 1::2]), -2)  # left right, top bottom
+    ratios = pairs.amin(-1) / pairs.amax(-1).clamp(min=EPSILON)
+    return ratios.prod(-1).sqrt()
+
+
 def box_area(boxes: Tensor) -> Tensor:
     """Area (...) of xyxy boxes (..., 4), square pixels."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
@@ -81,6 +100,27 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Te
     Source: mmdet `bbox_overlaps(is_aligned=False)`.
     """
     return aligned_iou(boxes1[:, None, :], boxes2[None, :, :], epsilon)
+
+
+def aligned_diou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Distance-IoU of each box with its partner; leading shapes broadcast.
+
+    Args:
+        boxes1, boxes2: (..., 4) xyxy, same unit.
+        epsilon: lower bound of union and squared diagonal.
+
+    Returns:
+        (...) in [-1, 1]: IoU minus the squared distance of the centres over the squared diagonal
+        of the enclosing box.
+
+    Source: arXiv 1911.08287 equation 7.
+    """
+    between = (boxes1[..., :2] + boxes1[..., 2:] - boxes2[..., :2] - boxes2[..., 2:]) / 2
+    sides = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(
+        boxes1[..., :2], boxes2[..., :2]
+    )
+    diagonal = sides.square().sum(-1).clamp(min=epsilon)
+    return aligned_iou(boxes1, boxes2, epsilon) - between.square().sum(-1) / diagonal
 
 
 def aligned_giou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:

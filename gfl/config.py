@@ -30,8 +30,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         UserError: file, key, value or combination is wrong; the message names it.
     """
     path = Path(path)
-    if not path.exists() and path.name == path.stem:
-        path = CONFIG_FOLDER / f"{path}.yaml"
+    shipped = CONFIG_FOLDER / f"{path}.yaml"
+    if not path.exists() and (shipped.exists() or path.name == path.stem):
+        path = shipped
     values = merge_overrides(_read_layers(path, seen=()), overrides or [])
     return parse_config(values, str(path))
 

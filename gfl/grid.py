@@ -23,6 +23,7 @@ def make_grid(
     level_strides: tuple[int, ...],
     origin: str = "corner",
     device: torch.device | str = "cpu",
+    anchors_per_cell: int = 1,
 ) -> Grid:
     """The locations of a pyramid, as `compute_grid` makes them, and kept: sizes recur.
 
@@ -30,7 +31,7 @@ def make_grid(
     """
     # Inference tensors can not take part in autograd later, and the grid outlives its first use.
     with torch.inference_mode(False), torch.no_grad():
-        return compute_grid(level_sizes, level_strides, origin, device)
+        return compute_grid(level_sizes, level_strides, origin, device, anchors_per_cell)
 
 
 def compute_grid(
@@ -38,6 +39,7 @@ def compute_grid(
     level_strides: tuple[int, ...],
     origin: str = "corner",
     device: torch.device | str = "cpu",
+    anchors_per_cell: int = 1,
 ) -> Grid:
     """The locations of a pyramid, without copies from the host; sizes may be symbols of an export.
 
@@ -46,6 +48,7 @@ def compute_grid(
         level_strides: pixels of the network input between neighbours, one a level.
         origin: a name of `ORIGINS`.
         device: where the tensors go.
+        anchors_per_cell: how often each place is a location, one after the other.
 
     Returns:
         `Grid` in pixels of the network input.
@@ -59,7 +62,11 @@ def compute_grid(
         x = torch.arange(width, device=device, dtype=torch.float32) * stride + first
         centers.append(torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1).reshape(-1, 2))
         strides.append(torch.full((height * width,), float(stride), device=device))
-    return Grid(torch.cat(centers), torch.cat(strides), level_sizes, level_strides, origin)
+    centers, strides = torch.cat(centers), torch.cat(strides)
+    if anchors_per_cell > 1:
+        centers = centers.repeat_interleave(anchors_per_cell, 0)
+        strides = strides.repeat_interleave(anchors_per_cell, 0)
+    return Grid(centers, strides, level_sizes, level_strides, origin, anchors_per_cell)
 
 
 def cell_corners(grid: Grid) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from gfl.boxes import clip_boxes, ltrb_to_xyxy
-from gfl.models.box_representation import GeneralBox
+from gfl.models.box_representation import BoxRepresentation
 from gfl.structures import Detections, Grid, ImageMeta, Predictions
 
 PRE_NMS_RULES = ("pairs", "locations")
@@ -23,7 +23,8 @@ class Postprocess:
             classes are then held against the threshold (the authors' code).
         nms_iou: a box that overlaps a better one of its class by more is suppressed.
         max_per_image: detections kept, best first.
-        distributions: whether `Detections` carry the side distributions and where they lie.
+        distributions: whether `Detections` carry the side distributions, if the representation has
+            any, and where they lie.
         background_channel: whether the last class channel is no class, see `GFLHead`.
 
     Source: arXiv 2006.04388 supplement; mmdet `BaseDenseHead._predict_by_feat_single`, `GFLHead`.
@@ -31,7 +32,7 @@ class Postprocess:
 
     def __init__(
         self,
-        box: GeneralBox,
+        box: BoxRepresentation,
         score_threshold: float = 0.05,
         pre_nms_top_k: int = 1000,
         pre_nms_rule: str = "pairs",
@@ -96,8 +97,9 @@ class Postprocess:
         distributions = positions = None
         if self.distributions:
             distributions = self.box.distributions(kept_logits)
-            centers = grid.centers[location[kept]]
-            positions = bin_positions(centers, stride[kept], self.box.reg_max) / scale[:, None]
+        if distributions is not None:
+            centers, width = grid.centers[location[kept]], stride[kept] * self.box.bin_width
+            positions = bin_positions(centers, width, self.box.reg_max) / scale[:, None]
         return Detections(
             boxes=boxes[kept],
             scores=score[kept],
@@ -127,20 +129,20 @@ class Postprocess:
         return torch.cat(locations), torch.cat(labels)
 
 
-def bin_positions(centers: Tensor, strides: Tensor, reg_max: int) -> Tensor:
-    """Where the bins of each side lie: k strides from the location, outwards, for bin k.
+def bin_positions(centers: Tensor, widths: Tensor, reg_max: int) -> Tensor:
+    """Where the bins of each side lie: k widths from the location, outwards, for bin k.
 
     Args:
         centers: (n, 2) x, y of the locations.
-        strides: (n, 1), in the unit of `centers`.
-        reg_max: largest distance, in strides.
+        widths: (n, 1) between neighbouring bins, in the unit of `centers`.
+        reg_max: the last bin.
 
     Returns:
         (n, 4, reg_max + 1) in the unit and frame of `centers`: x for left and right, y for top
         and bottom, sides in the order ltrb.
     """
     bins = torch.arange(reg_max + 1, device=centers.device, dtype=centers.dtype)
-    ltrb = (bins * strides)[..., None].expand(-1, -1, 4)
+    ltrb = (bins * widths)[..., None].expand(-1, -1, 4)
     return ltrb_to_xyxy(centers[:, None].expand(-1, reg_max + 1, -1), ltrb).transpose(1, 2)
 
 

@@ -3,10 +3,10 @@
 Legend of shape letters, for the whole package:
 
     B images in a batch       N locations of all pyramid levels, finest level first
-    C classes                 K box channels of one location, 4 * (reg_max + 1)
+    C classes                 K box channels of one location, 4 * (reg_max + 1) for distributions
     G objects in an image, padded to the largest count of the batch      I ignore boxes, likewise
     M slots, the locations at which box losses are computed (a superset of the positives)
-    D detections of one image
+    D detections of one image                      S bins of a score that is a distribution
 
 Boxes are xyxy, side distances ltrb (left, top, right, bottom). The unit is the pixel; what is
 measured in strides ends in `_cells`. Sizes are (height, width).
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gfl.detections import Detections
@@ -107,12 +108,15 @@ class Batch(OnDevice):
 class Grid(OnDevice):
     """All locations of the pyramid, levels concatenated finest first, rows outer, columns inner.
 
+    Where a place of the feature map has several anchors, each is a location: anchors innermost.
+
     Attributes:
         centers: (N, 2) x, y of each location, the point that box distances start from.
         strides: (N,) pixels between neighbouring locations of the level.
         level_sizes: (h, w) of each level's feature map.
         level_strides: stride of each level.
         origin: name of the grid origin in `gfl.grid.ORIGINS`.
+        anchors_per_cell: locations that share a place of the feature map.
     """
 
     centers: Tensor
@@ -120,16 +124,17 @@ class Grid(OnDevice):
     level_sizes: tuple[tuple[int, int], ...]
     level_strides: tuple[int, ...]
     origin: str
+    anchors_per_cell: int = 1
 
     def __post_init__(self):
-        num_locations = sum(height * width for height, width in self.level_sizes)
+        num_locations = sum(self.level_counts)
         check_shape("centers", self.centers, num_locations, 2)
         check_shape("strides", self.strides, num_locations)
 
     @property
     def level_counts(self) -> list[int]:
         """Number of locations of each level; they sum to N."""
-        return [height * width for height, width in self.level_sizes]
+        return [height * width * self.anchors_per_cell for height, width in self.level_sizes]
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,9 @@ class Predictions(OnDevice):
     """What the network says about every location.
 
     Attributes:
-        cls_logits: (B, N, C) joint classification-IoU logits, float32.
-        box_logits: (B, N, K) logits of the side distributions, sides ltrb outer, bins inner.
+        cls_logits: (B, N, C) classification logits, float32; joint with the IoU in GFL. Where
+            scores are distributions, (B, N, C, S) logits of the scores 0, 1 / (S - 1) ... 1.
+        box_logits: (B, N, K) what the box representation reads sides from, sides ltrb outer.
         grid: the locations.
         quality_logits: (B, N, 1) logits of a quality that multiplies the class scores, or None.
     """
@@ -151,20 +157,38 @@ class Predictions(OnDevice):
     def __post_init__(self):
         num_images = self.cls_logits.shape[0]
         num_locations = self.grid.strides.shape[0]
-        check_shape("cls_logits", self.cls_logits, num_images, num_locations, None)
+        classes = (None,) if self.cls_logits.ndim < 4 else (None, None)
+        check_shape("cls_logits", self.cls_logits, num_images, num_locations, *classes)
         check_shape("box_logits", self.box_logits, num_images, num_locations, None)
         if self.quality_logits is not None:
             check_shape("quality_logits", self.quality_logits, num_images, num_locations, 1)
 
+    @property
+    def scores_are_distributions(self) -> bool:
+        """Whether each class score is the expectation of a distribution."""
+        return self.cls_logits.ndim == 4
+
+    def class_scores(self) -> Tensor:
+        """(B, N, C) float32 scores in [0, 1] of the classes alone."""
+        if self.scores_are_distributions:
+            return expected_score(self.cls_logits.float())
+        return self.cls_logits.float().sigmoid()
+
     def joint_scores(self) -> Tensor:
-        """(B, N, C) float32 scores in [0, 1]: the joint logit's sigmoid, times a quality if any.
+        """(B, N, C) float32 scores in [0, 1]: those of the classes, times a quality if any.
 
         Source: arXiv 2006.04388 section 3.2; arXiv 2011.12885 equation 2.
         """
-        scores = self.cls_logits.float().sigmoid()
+        scores = self.class_scores()
         if self.quality_logits is not None:
             scores = scores * self.quality_logits.float().sigmoid()
         return scores
+
+
+def expected_score(logits: Tensor) -> Tensor:
+    """Mean of a distribution over the scores 0, 1 / (S - 1) ... 1: (..., S) logits to (...)."""
+    scores = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return logits.softmax(-1) @ (scores / (logits.shape[-1] - 1))
 
 
 @dataclass(frozen=True)

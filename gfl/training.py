@@ -35,6 +35,7 @@ from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
 from gfl.resuming import restore
 from gfl.sample import make_shapes
+from gfl.teacher import load_teacher
 from gfl.validation import Validation
 from gfl.visualize import save_first_batches
 from gfl.work_dir import describe_run, differences, only_one_training, start_work_dir
@@ -115,6 +116,7 @@ class _Run:
             self.initialisation = initialise(self.state.model, self.class_names, config)
             if self.state.ema:
                 self.state.ema.model.load_state_dict(self.state.model.state_dict())
+        self.teacher = load_teacher(config, self.state.model, device)
         self.network = self.state.model
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -160,6 +162,7 @@ class _Run:
                 bad_batches,
                 self.keeper.save_last,
                 self.stop.due,
+                self.teacher,
             )
             self.keeper.save_last()
             self._leave_if(self.stop.due(self.state.step))

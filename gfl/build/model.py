@@ -1,35 +1,51 @@
 """Network, loss and decoding from a config, and the tables of their parts."""
 
+from inspect import signature
+
 from torch import nn
 
-from gfl.assigner import ATSSAssigner
+from gfl.assigner import ATSSAssigner, FCOSAssigner, RetinaNetAssigner
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
+from gfl.losses.distillation import LocalizationDistillation
 from gfl.models.backbone import RESNETS, ResNet, load_imagenet_weights
-from gfl.models.box_representation import GeneralBox
+from gfl.models.box_representation import (
+    BoxRepresentation,
+    DiracBox,
+    GaussianBox,
+    GeneralBox,
+)
 from gfl.models.detector import GFLDetector
 from gfl.models.feature_backbone import LIBRARIES, FeatureBackbone
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
-from gfl.models.quality import QUALITY_MODES, DistributionQuality
+from gfl.models.quality import DistributionQuality
 from gfl.postprocess import Postprocess
+from gfl.quality import QUALITY_MODES
 from gfl.schema import Config
 from gfl.schema.model import Backbone
 
 BACKBONES = dict.fromkeys(RESNETS, ResNet)
 NECKS = {"fpn": FPN}
 HEADS = {"gfl": GFLHead}
-BOX_REPRESENTATIONS = {"general": GeneralBox}
-ASSIGNERS = {"atss": ATSSAssigner}
+BOX_REPRESENTATIONS = {"general": GeneralBox, "gaussian": GaussianBox, "dirac": DiracBox}
+ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner, "retinanet": RetinaNetAssigner}
 
 # Pyramid levels are made of the backbone's last three outputs, C3 to C5.
 NUM_FEATURES = 3
 
 
-def build_box_representation(config: Config) -> GeneralBox:
+def build_box_representation(config: Config) -> BoxRepresentation:
     """The meaning of the box channels, shared by network, criterion and postprocess."""
     part = choose("model.box", config.model.box, BOX_REPRESENTATIONS)
-    return part(config.model.reg_max)
+    return part(config.model.reg_max, config.model.bin_width)
+
+
+def build_assigner(config: Config):
+    """Which locations answer for which object: each assigner takes the options that it names."""
+    part = choose("assigner.name", config.assigner.name, ASSIGNERS)
+    options = config.assigner.model_dump()
+    return part(**{name: options[name] for name in signature(part).parameters if name in options})
 
 
 def build_backbone(options: Backbone, load_pretrained: bool = True) -> nn.Module:
@@ -83,8 +99,9 @@ def build_model(
             f"model.strides is {list(model.strides)}, but {model.backbone.name} and "
             f"{model.neck.name} have {list(neck.strides)}. Leave model.strides out to take those."
         )
+    mode = choose("model.quality", model.quality, QUALITY_MODES)
     quality = None
-    if choose("model.quality", model.quality, QUALITY_MODES).predictor:
+    if mode.predictor:
         quality = DistributionQuality(model.head.quality_top_k, model.head.quality_channels)
     head = choose("model.head.name", model.head.name, HEADS)(
         neck.channels,
@@ -95,6 +112,9 @@ def build_model(
         model.head.stacked_convs,
         quality,
         model.head.background_channel,
+        mode.branch,
+        getattr(choose("assigner.name", config.assigner.name, ASSIGNERS), "anchors_per_cell", 1),
+        model.head.score_bins if model.head.score == "distribution" else 1,
     )
     return GFLDetector(backbone, neck, head, model.grid_origin)
 
@@ -114,17 +134,26 @@ def agreed_num_classes(config: Config, from_data: int | None) -> int:
 
 def build_criterion(config: Config) -> GFLCriterion:
     """Make the loss."""
-    assigner = choose("assigner.name", config.assigner.name, ASSIGNERS)(
-        config.assigner.top_k, config.assigner.anchor_scale, config.assigner.ignore_crowd
-    )
-    loss = config.loss
+    loss, distillation = config.loss, None
+    if config.distill.teacher:
+        distillation = LocalizationDistillation(
+            config.model.reg_max + 1,
+            config.distill.weight,
+            config.distill.temperature,
+            config.distill.region,
+            config.assigner.anchor_scale,
+        )
     return GFLCriterion(
-        assigner,
+        build_assigner(config),
         build_box_representation(config),
         beta=loss.beta,
         cls_weight=loss.cls_weight,
         giou_weight=loss.giou_weight,
         dfl_weight=loss.dfl_weight,
+        quality=choose("model.quality", config.model.quality, QUALITY_MODES),
+        focal_alpha=loss.focal_alpha,
+        focal_gamma=loss.focal_gamma,
+        distillation=distillation,
     )
 
 

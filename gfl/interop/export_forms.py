@@ -38,7 +38,13 @@ class ExportForm(nn.Module):
         model = self.model
         images = self.normalize(images, input_sizes)
         logits, sizes = model.tensors(images.to(next(model.parameters()).dtype))
-        grid = compute_grid(tuple(sizes), model.neck.strides, model.grid_origin, images.device)
+        grid = compute_grid(
+            tuple(sizes),
+            model.neck.strides,
+            model.grid_origin,
+            images.device,
+            model.head.anchors_per_cell,
+        )
         return Predictions(logits.cls_logits, logits.box_logits, grid, logits.quality_logits)
 
 

@@ -1,20 +1,57 @@
-"""The loss of one step: assign, pick the positives, three terms, normalise over ranks."""
+"""The loss of one step: assign, pick the positives, the terms, normalise over ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gfl.boxes import aligned_iou, ltrb_to_xyxy, xyxy_to_ltrb
+from gfl.boxes import aligned_iou, centerness, ltrb_to_xyxy, xyxy_to_ltrb
 from gfl.distributed import sum_over_ranks, world_size
-from gfl.losses.functional import giou_loss, quality_focal_loss, quality_focal_loss_of_scores
+from gfl.losses.functional import (
+    focal_loss,
+    giou_loss,
+    quality_focal_loss,
+    quality_focal_loss_of_scores,
+    score_distribution_loss,
+)
+from gfl.quality import QUALITY_MODES, QualityMode
 from gfl.structures import Assignment, Grid, Predictions, Targets
 
 if TYPE_CHECKING:
-    from gfl.models.box_representation import GeneralBox
+    from gfl.losses.distillation import LocalizationDistillation
+    from gfl.models.box_representation import BoxRepresentation
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """What is known at the M locations of each image that include its positives.
+
+    Lengths are in strides of each location, the unit of all box arithmetic here, as in the
+    reference.
+
+    Attributes:
+        index: (B, M) location.
+        positive: (B, M) bool.
+        box_logits: (B, M, K).
+        boxes, gt_boxes: (B, M, 4) xyxy, predicted and true.
+        gt_ltrb: (B, M, 4) true distances.
+        gt_labels: (B, M).
+        iou: (B, M) of predicted and true box, detached, 0 where not positive.
+    """
+
+    index: Tensor
+    positive: Tensor
+    box_logits: Tensor
+    boxes: Tensor
+    gt_boxes: Tensor
+    gt_ltrb: Tensor
+    gt_labels: Tensor
+    iou: Tensor
 
 
 class GFLCriterion:
@@ -28,6 +65,15 @@ class GFLCriterion:
     its own decoded box with its object, detached. `num_positives` is the sum over images of
     max(positives, 1); both normalisers are taken over all processes, `sum(w)` is at least 1.
 
+    That is `quality` "joint". The other rows of `gfl.quality.QUALITY_MODES` change three things:
+    without `joint` the class loss is the focal loss of hard labels; w is the row's target, or 1 if
+    it has none; a branch adds
+
+        loss_quality = sum over positives of BCE(quality logit, target) / num_positives
+
+    and a target without a branch weighs the positives' class loss as well. The representation
+    says which density loss there is: `loss_dfl`, `loss_nll`, or none.
+
     Nothing waits for the device: box terms run on the assignment's slots, whose number the host
     knows, with weight 0 where a slot is not positive. A batch without objects needs no branch.
 
@@ -35,19 +81,28 @@ class GFLCriterion:
         assigner: `assigner(grid, targets)` gives an `Assignment`.
         box: the representation that `Predictions.box_logits` are in.
         beta: focusing power of QFL.
-        cls_weight, giou_weight, dfl_weight: weights of the terms.
+        cls_weight, giou_weight, dfl_weight: weights of the terms; the last is that of any density
+            loss, and 0 computes none.
+        quality: how quality is judged.
+        focal_alpha, focal_gamma: of the focal loss.
+        distillation: adds its terms where a teacher's predictions are given.
 
-    Source: arXiv 2006.04388 equation 8 and section 4; mmdet `GFLHead.loss_by_feat`.
+    Source: arXiv 2006.04388 equation 8, section 4 and table 1a; mmdet `GFLHead.loss_by_feat`,
+    `ATSSHead.loss_by_feat_single`.
     """
 
     def __init__(
         self,
         assigner: Callable[[Grid, Targets], Assignment],
-        box: GeneralBox,
+        box: BoxRepresentation,
         beta: float = 2.0,
         cls_weight: float = 1.0,
         giou_weight: float = 2.0,
         dfl_weight: float = 0.25,
+        quality: QualityMode = QUALITY_MODES["joint"],
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        distillation: LocalizationDistillation | None = None,
     ):
         self.assigner = assigner
         self.box = box
@@ -55,59 +110,124 @@ class GFLCriterion:
         self.cls_weight = cls_weight
         self.giou_weight = giou_weight
         self.dfl_weight = dfl_weight
+        self.quality = quality
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.distillation = distillation
 
-    def __call__(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, teacher: Predictions | None = None
+    ) -> dict[str, Tensor]:
         """Compute the named losses of a batch; their sum is what is minimised.
 
         Args:
             predictions: float logits of any precision; all that follows is float32.
             targets: objects in pixels of the network input.
+            teacher: what another network says of the same images, on the same grid.
 
         Returns:
-            `loss_cls`, `loss_box`, `loss_dfl`: () float32 each, weights included.
+            `loss_cls`, `loss_box`, and `loss_dfl` or what else the quality and the representation
+            ask for: () float32 each, weights included.
         """
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
-            return self._losses(predictions, targets)
+            return self._losses(predictions, targets, teacher)
 
-    def _losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
-        grid = predictions.grid
-        assignment = self.assigner(grid, targets)
-        slots, positive = assignment.slots, assignment.slot_positive
-        cls_logits = predictions.cls_logits.float()
-        box_logits = _rows(predictions.box_logits, slots).float()
+    def _losses(
+        self, predictions: Predictions, targets: Targets, teacher: Predictions | None
+    ) -> dict[str, Tensor]:
+        assignment = self.assigner(predictions.grid, targets)
+        slots = self._slots(predictions, targets, assignment)
+        target = self._quality_target(slots)
+        weight = self._box_weight(predictions, slots, target)
+        num_positives, weight_sum = self._normalisers(slots.positive, weight)
 
-        # Strides are the unit of all box arithmetic here, as in the reference.
-        stride = grid.strides[slots][..., None]
-        centers = grid.centers[slots] / stride
-        gt_row = assignment.gt_index.gather(1, slots).clamp(min=0)
+        cls = self._class_loss(predictions, assignment, slots, target).sum()
+        giou = (giou_loss(slots.boxes, slots.gt_boxes) * weight).sum()
+        losses = {
+            "loss_cls": self.cls_weight * cls / num_positives,
+            "loss_box": self.giou_weight * giou / weight_sum,
+        }
+        if self.box.density_name and self.dfl_weight:
+            density = self.box.density_loss(slots.box_logits, slots.gt_ltrb)
+            density = (density * weight).sum()
+            losses[self.box.density_name] = self.dfl_weight * density / weight_sum
+        if self.quality.branch:
+            logits = _rows(predictions.quality_logits, slots.index)[..., 0].float()
+            bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            losses["loss_quality"] = (bce * slots.positive).sum() / num_positives
+        if teacher is not None:
+            losses |= self.distillation(
+                predictions, teacher, targets, assignment, weight, weight_sum
+            )
+        return losses
+
+    def _slots(self, predictions: Predictions, targets: Targets, assignment: Assignment) -> _Slots:
+        grid, index, positive = predictions.grid, assignment.slots, assignment.slot_positive
+        box_logits = _rows(predictions.box_logits, index).float()
+        stride = grid.strides[index][..., None]
+        centers = grid.centers[index] / stride
+        gt_row = assignment.gt_index.gather(1, index).clamp(min=0)
         gt_boxes = _rows(targets.boxes, gt_row) / stride
         boxes = ltrb_to_xyxy(centers, self.box.ltrb_cells(box_logits))
-
-        gt_labels = targets.labels.gather(1, gt_row)
-        slot_iou = aligned_iou(boxes.detach(), gt_boxes) * positive
-        score_target = torch.zeros_like(cls_logits).index_put(
-            (_image_numbers(slots), slots, gt_labels), slot_iou
+        return _Slots(
+            index,
+            positive,
+            box_logits,
+            boxes,
+            gt_boxes,
+            gt_ltrb=xyxy_to_ltrb(centers, gt_boxes),
+            gt_labels=_rows(targets.labels[..., None], gt_row)[..., 0],
+            iou=aligned_iou(boxes.detach(), gt_boxes) * positive,
         )
-        if predictions.quality_logits is None:
-            qfl = quality_focal_loss(cls_logits, score_target, self.beta)
+
+    def _quality_target(self, slots: _Slots) -> Tensor | None:
+        """(B, M) what the quality mode judges positives by, 0 elsewhere; None for nothing."""
+        if self.quality.target == "centerness":
+            return centerness(slots.gt_ltrb) * slots.positive
+        return slots.iou if self.quality.target == "iou" else None
+
+    def _box_weight(self, predictions: Predictions, slots: _Slots, target: Tensor | None) -> Tensor:
+        """(B, M) how much each slot's box counts; 0 where it is not positive."""
+        if target is not None:
+            return target
+        weight = slots.positive.float()
+        if self.quality.joint and predictions.scores_are_distributions:
+            highest = predictions.class_scores().detach().amax(-1)
+            weight = weight * highest.gather(1, slots.index)
+        elif self.quality.joint:
+            logits = _rows(predictions.cls_logits.detach(), slots.index)
+            weight = weight * logits.float().amax(-1).sigmoid()
+        if self.quality.joint and predictions.quality_logits is not None:
+            quality = _rows(predictions.quality_logits.detach(), slots.index)[..., 0]
+            weight = weight * quality.float().sigmoid()
+        return weight
+
+    def _class_loss(
+        self,
+        predictions: Predictions,
+        assignment: Assignment,
+        slots: _Slots,
+        target: Tensor | None,
+    ) -> Tensor:
+        """(B, N) loss of all classes at each location."""
+        cls_logits = predictions.cls_logits.float()
+        label = slots.iou if self.quality.joint else slots.positive.float()
+        shape = cls_logits.shape[:3]
+        labels = cls_logits.new_zeros(shape).index_put(
+            (_image_numbers(slots.index), slots.index, slots.gt_labels), label
+        )
+        if not self.quality.joint:
+            loss = focal_loss(cls_logits, labels, self.focal_alpha, self.focal_gamma)
+        elif predictions.scores_are_distributions:
+            loss = score_distribution_loss(cls_logits, labels, self.beta)
+        elif predictions.quality_logits is None:
+            loss = quality_focal_loss(cls_logits, labels, self.beta)
         else:
-            scores = predictions.joint_scores()
-            qfl = quality_focal_loss_of_scores(scores, score_target, self.beta)
-        qfl = (qfl.sum(-1) * assignment.weight).sum()
-
-        weight = _rows(cls_logits.detach(), slots).amax(-1).sigmoid() * positive
-        if predictions.quality_logits is not None:
-            weight = weight * _rows(predictions.quality_logits.detach(), slots)[..., 0].sigmoid()
-        giou = (giou_loss(boxes, gt_boxes) * weight).sum()
-        dfl = self.box.density_loss(box_logits, xyxy_to_ltrb(centers, gt_boxes))
-        dfl = (dfl * weight).sum()
-
-        num_positives, weight_sum = self._normalisers(positive, weight)
-        return {
-            "loss_cls": self.cls_weight * qfl / num_positives,
-            "loss_box": self.giou_weight * giou / weight_sum,
-            "loss_dfl": self.dfl_weight * dfl / weight_sum,
-        }
+            loss = quality_focal_loss_of_scores(predictions.joint_scores(), labels, self.beta)
+        weight = assignment.weight
+        if self.quality.guides_class_loss:
+            guided = torch.where(slots.positive, target, weight.gather(1, slots.index))
+            weight = weight.scatter(1, slots.index, guided)
+        return loss.sum(-1) * weight
 
     @staticmethod
     def _normalisers(positive: Tensor, weight: Tensor) -> Tensor:

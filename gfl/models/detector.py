@@ -55,5 +55,11 @@ class GFLDetector(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """(B, 3, H, W) normalised images to what is predicted at each of the N locations."""
         logits, sizes = self.tensors(images)
-        grid = make_grid(tuple(sizes), self.neck.strides, self.grid_origin, images.device)
+        grid = make_grid(
+            tuple(sizes),
+            self.neck.strides,
+            self.grid_origin,
+            images.device,
+            self.head.anchors_per_cell,
+        )
         return Predictions(logits.cls_logits, logits.box_logits, grid, logits.quality_logits)

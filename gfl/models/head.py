@@ -38,7 +38,7 @@ class HeadOutputs(NamedTuple):
     """What the head says about all N locations; see `gfl.structures.Predictions`.
 
     Attributes:
-        cls_logits: (B, N, C).
+        cls_logits: (B, N, C), or (B, N, C, S) where scores are distributions.
         box_logits: (B, N, K).
         quality_logits: (B, N, 1), or None.
     """
@@ -61,8 +61,12 @@ class GFLHead(nn.Module):
         quality: makes (B, 1, h, w) quality logits of a level's (B, K, h, w) box logits, or None.
         background_channel: one more class channel, the last, that is trained to 0 and that no
             detection is made of: the public GFLv2 weights have it.
+        quality_branch: one more output of the box tower, a quality logit.
+        anchors_per_cell: locations at each place of a level, each with channels of its own.
+        score_bins: S logits a class, whose distribution over scores has the class score as its
+            expectation; 1 for a logit whose sigmoid it is.
 
-    Source: arXiv 2006.04388 figure 2; mmdet `GFLHead`; GFocalV2 `GFocalHead`.
+    Source: arXiv 2006.04388 figure 2; mmdet `GFLHead`, `ATSSHead`; GFocalV2 `GFocalHead`.
     """
 
     def __init__(
@@ -75,34 +79,68 @@ class GFLHead(nn.Module):
         stacked_convs: int = 4,
         quality: nn.Module | None = None,
         background_channel: bool = False,
+        quality_branch: bool = False,
+        anchors_per_cell: int = 1,
+        score_bins: int = 1,
     ):
         super().__init__()
+        self.anchors_per_cell, self.score_bins = anchors_per_cell, score_bins
         widths = [in_channels] + [channels] * stacked_convs
         pairs = list(zip(widths, widths[1:], strict=False))
         self.cls_tower = nn.Sequential(*(ConvNormReLU(*pair) for pair in pairs))
         self.box_tower = nn.Sequential(*(ConvNormReLU(*pair) for pair in pairs))
-        self.cls_out = nn.Conv2d(widths[-1], num_classes + background_channel, 3, padding=1)
-        self.box_out = nn.Conv2d(widths[-1], box_channels, 3, padding=1)
+        self.cls_out = self._output(widths[-1], (num_classes + background_channel) * score_bins)
+        self.box_out = self._output(widths[-1], box_channels)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
         self.quality = quality
-        nn.init.normal_(self.cls_out.weight, std=0.01)
-        nn.init.constant_(self.cls_out.bias, -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
-        nn.init.normal_(self.box_out.weight, std=0.01)
-        nn.init.zeros_(self.box_out.bias)
+        self.quality_out = self._output(widths[-1], 1) if quality_branch else None
+        for conv in filter(None, (self.cls_out, self.box_out, self.quality_out)):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        self._start_at_prior_score()
+
+    @torch.no_grad()
+    def _start_at_prior_score(self) -> None:
+        bins = self.score_bins
+        if bins == 1:
+            self.cls_out.bias.fill_(-math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
+            return
+        # All scores but 0 are equally likely and have the mean bins / (bins - 1) / 2.
+        likely = PRIOR_SCORE * 2 * (bins - 1) / bins
+        self.cls_out.bias.zero_()
+        self.cls_out.bias[::bins] = math.log((1 - likely) / (likely / (bins - 1)))
+
+    def _output(self, in_channels: int, channels: int) -> nn.Conv2d:
+        return nn.Conv2d(in_channels, channels * self.anchors_per_cell, 3, padding=1)
 
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         """Levels of (B, in_channels, h, w) to float32 logits of all locations."""
         cls_maps = [self.cls_out(self.cls_tower(level)) for level in levels]
+        features = [self.box_tower(level) for level in levels]
         box_maps = [
-            scale(self.box_out(self.box_tower(level)))
-            for level, scale in zip(levels, self.scales, strict=True)
+            scale(self.box_out(feature))
+            for feature, scale in zip(features, self.scales, strict=True)
         ]
         quality = None
-        if self.quality is not None:
-            quality = _to_locations([self.quality(box_map) for box_map in box_maps])
-        return HeadOutputs(_to_locations(cls_maps), _to_locations(box_maps), quality)
+        if self.quality_out is not None:
+            quality = self._to_locations([self.quality_out(feature) for feature in features])
+        elif self.quality is not None:
+            quality = self._to_locations([self._judge(box_map) for box_map in box_maps])
+        cls_logits = self._to_locations(cls_maps)
+        if self.score_bins > 1:
+            cls_logits = cls_logits.unflatten(2, (-1, self.score_bins))
+        return HeadOutputs(cls_logits, self._to_locations(box_maps), quality)
 
+    def _judge(self, box_map: Tensor) -> Tensor:
+        """(B, anchors * K, h, w) box logits to (B, anchors, h, w) quality logits."""
+        if self.anchors_per_cell == 1:
+            return self.quality(box_map)
+        each = box_map.unflatten(1, (self.anchors_per_cell, -1)).flatten(0, 1)
+        return self.quality(each).unflatten(0, (-1, self.anchors_per_cell)).squeeze(2)
 
-def _to_locations(maps: list[Tensor]) -> Tensor:
-    """Levels of (B, K, h, w) to (B, N, K) float32, rows outer."""
-    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1).float()
+    def _to_locations(self, maps: list[Tensor]) -> Tensor:
+        """Levels of (B, anchors * K, h, w) to (B, N, K) float32: rows outer, anchors innermost."""
+        rows = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1).float()
+        if self.anchors_per_cell > 1:
+            rows = rows.unflatten(2, (self.anchors_per_cell, -1)).flatten(1, 2)
+        return rows

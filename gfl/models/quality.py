@@ -1,30 +1,8 @@
-"""How classification and localisation quality become one score."""
-
-from dataclasses import dataclass
+"""The quality predictor of GFLv2. The ways to judge quality are rows of `gfl.quality`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class QualityMode:
-    """What a way of judging localisation quality consists of.
-
-    Attributes:
-        predictor: the head has a `DistributionQuality`, whose quality multiplies the class score
-            in training and testing. Without one the class logit is the joint logit.
-    """
-
-    predictor: bool = False
-
-
-QUALITY_MODES = {
-    # GFL: one logit is the expected IoU of the class (arXiv 2006.04388).
-    "joint": QualityMode(),
-    # GFLv2: the shape of the side distributions says how good the box is (arXiv 2011.12885).
-    "distribution_guided": QualityMode(predictor=True),
-}
 
 
 class DistributionQuality(nn.Module):

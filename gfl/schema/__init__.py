@@ -7,6 +7,7 @@ One file a section. `gfl.build` checks the names of components and makes objects
 from pydantic import Field, model_validator
 
 from gfl.schema.data import Data
+from gfl.schema.distill import Distill
 from gfl.schema.model import Assigner, Loss, Model, Postprocess
 from gfl.schema.section import Probability, Section
 from gfl.schema.train import Train
@@ -27,6 +28,7 @@ class Config(Section):
     """Least share of the tensors of network and `init_from` that both have in one shape."""
     device: str | None = Field(default=None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N; null takes a GPU where there is one."""
+    distill: Distill = Distill()
 
     @model_validator(mode="after")
     def _nothing_random_is_frozen(self):
@@ -36,6 +38,36 @@ class Config(Section):
             raise ValueError(
                 "model.backbone: pretrained: false with norm: frozen or frozen_stages > 0 would "
                 "freeze random weights. Leave both out, or set pretrained or init_from"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _representations_fit(self):
+        box, weight = self.model.box, self.loss.dfl_weight
+        if box == "dirac" and weight:
+            raise ValueError(
+                f"model.box: dirac has no distribution that loss.dfl_weight {weight:g} could "
+                "shape. Set loss.dfl_weight: 0, or model.box: general"
+            )
+        if box == "gaussian" and not weight:
+            raise ValueError(
+                "model.box: gaussian learns its deviations from loss.dfl_weight alone, which is 0. "
+                "Set a weight such as 0.25, or model.box: dirac"
+            )
+        if self.model.quality == "distribution_guided" and box in ("dirac", "gaussian"):
+            raise ValueError(
+                "model.quality: distribution_guided judges a box by the shape of its "
+                f"distributions, which model.box: {box} does not predict. Set model.box: general"
+            )
+        if self.distill.teacher and box in ("dirac", "gaussian"):
+            raise ValueError(
+                "distill.teacher teaches side distributions, which model.box: "
+                f"{box} does not predict. Set model.box: general, or leave distill out"
+            )
+        if self.model.head.score == "distribution" and self.model.quality != "joint":
+            raise ValueError(
+                "model.head.score: distribution learns a joint score, but model.quality is "
+                f"{self.model.quality}. Set model.quality: joint, or model.head.score: scalar"
             )
         return self
 

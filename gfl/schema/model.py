@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gfl.schema.section import Float, Int, Section
+from gfl.schema.section import Float, Int, Probability, Section
 
 
 class Backbone(Section):
@@ -62,6 +62,11 @@ class Head(Section):
     """With quality: distribution_guided, how many probabilities of a side it looks at."""
     quality_channels: Int = Field(default=64, ge=1)
     """With quality: distribution_guided, the predictor's hidden channels."""
+    score: Literal["scalar", "distribution"] = "scalar"
+    """What a class score is: the sigmoid of a logit, or the expectation of a distribution over
+    score_bins scores from 0 to 1."""
+    score_bins: Int = Field(default=11, ge=2, le=1001)
+    """With score: distribution, how many."""
     background_channel: bool = False
     """A last class channel that is trained to 0 and never detected, as public GFLv2 files have."""
 
@@ -73,13 +78,16 @@ class Model(Section):
     neck: Neck = Neck()
     head: Head = Head()
     quality: str = "joint"
-    """A name of `gfl.models.quality.QUALITY_MODES`: joint (GFL) or distribution_guided (GFLv2)."""
+    """A name of `gfl.quality.QUALITY_MODES`: joint (GFL), distribution_guided (GFLv2), none,
+    centerness_branch, iou_branch (multiplied at test), centerness_guided, iou_guided (weights)."""
     box: str = "general"
-    """A name of `gfl.build.BOX_REPRESENTATIONS`."""
+    """A name of `gfl.build.BOX_REPRESENTATIONS`: general (any distribution), gaussian or dirac."""
     strides: tuple[Int, ...] | None = None
     """Of the pyramid's levels, pixels; null takes the network's, stated they must agree."""
     reg_max: Int = Field(default=16, ge=1, le=4096)
-    """Largest side distance, in strides."""
+    """Bins of a side's distribution above 0; times bin_width the largest distance, in strides."""
+    bin_width: Float = Field(default=1.0, gt=0, le=64)
+    """Distance between bins, in strides."""
     num_classes: Int | None = Field(default=None, ge=1, le=1_000_000)
     """Taken from the data; stated, it must agree with the data."""
     grid_origin: Literal["corner", "pixel_center", "cell_center"] = "corner"
@@ -100,14 +108,32 @@ class Assigner(Section):
     """Which locations answer for which object."""
 
     name: str = "atss"
-    """A name of `gfl.build.ASSIGNERS`."""
+    """A name of `gfl.build.ASSIGNERS`: atss, fcos or retinanet."""
     top_k: Int = Field(default=9, ge=1)
-    """Candidates of an object on each level."""
+    """With name: atss, candidates of an object on each level."""
     anchor_scale: Float = Field(default=8.0, gt=0)
-    """Side of a location's square anchor, in strides."""
+    """Side of a location's square anchor, in strides; with name: retinanet, of the smallest of
+    nine (4 in its paper)."""
+    center_radius: Float = Field(default=1.5, gt=0)
+    """With name: fcos, how far from an object's centre its positives may lie, in strides."""
+    regression_range: Float = Field(default=8.0, gt=0)
+    """With name: fcos, longest side distance of a level's objects, in strides."""
+    positive_iou: Probability = 0.5
+    """With name: retinanet, from this IoU on an anchor is a positive."""
+    negative_iou: Probability = 0.4
+    """With name: retinanet, below this IoU it is background."""
     ignore_crowd: bool = False
     """Leave locations mostly inside a crowd region out of the classification loss; false trains
     them as background, as in the reference."""
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self):
+        if self.negative_iou > self.positive_iou:
+            raise ValueError(
+                f"negative_iou is {self.negative_iou}, expected at most positive_iou, "
+                f"{self.positive_iou}"
+            )
+        return self
 
 
 class Loss(Section):
@@ -115,9 +141,16 @@ class Loss(Section):
 
     beta: Float = Field(default=2.0, ge=0)
     """Focusing power of the quality focal loss."""
+    focal_alpha: Probability = 0.25
+    """Weight of positives in the focal loss, that of the quality modes with hard labels."""
+    focal_gamma: Float = Field(default=2.0, ge=0)
+    """Focusing power of the focal loss."""
     cls_weight: Float = Field(default=1.0, gt=0)
     giou_weight: Float = Field(default=2.0, ge=0)
+    """0 leaves the boxes to the density loss alone."""
     dfl_weight: Float = Field(default=0.25, ge=0)
+    """Weight of the density loss: DFL with box: general (0 turns it off), the negative
+    log-likelihood with box: gaussian. box: dirac has none, and needs 0."""
 
     @model_validator(mode="after")
     def _boxes_are_learned(self):

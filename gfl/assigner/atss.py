@@ -1,19 +1,15 @@
-"""Which locations answer for which object. One assigner today, ATSS; others stand beside it."""
+"""ATSS: positives by the statistics of each object's nearest candidates."""
 
 import torch
 from torch import Tensor
 
+from gfl.assigner.crowd import in_crowd
 from gfl.boxes import aligned_iou, xyxy_to_ltrb
 from gfl.grid import ORIGINS, valid_locations
 from gfl.structures import Assignment, Grid, Targets
 
 # A location is a positive only if it lies this far inside the object, pixels (mmdet, ATSS).
 MIN_INSIDE = 0.01
-# A location belongs to a crowd region if more than this share of its square anchor lies in it
-# (mmdet's `ignore_iof_thr` where it is used).
-CROWD_SHARE = 0.5
-# Crowd regions compared at once: bounds the memory, O(B * N * this).
-CROWD_CHUNK = 8
 
 
 class ATSSAssigner:
@@ -36,6 +32,8 @@ class ATSSAssigner:
 
     Source: arXiv 1912.02424 algorithm 1; mmdet `ATSSAssigner`.
     """
+
+    anchors_per_cell = 1
 
     def __init__(self, top_k: int = 9, anchor_scale: float = 8.0, ignore_crowd: bool = False):
         self.top_k = top_k
@@ -128,32 +126,6 @@ class ATSSAssigner:
         column = start[..., None] + torch.arange(window, device=center.device)
         distance = (column * stride + origin - center[..., None]).abs()
         return column, distance.masked_fill(column >= valid_cells[..., None], torch.inf)
-
-
-def in_crowd(grid: Grid, targets: Targets, anchor_scale: float) -> Tensor:
-    """Which locations lie mostly inside one crowd region of their image.
-
-    A location does if its square anchor, of `anchor_scale` strides, has more than half of its own
-    area inside a single one of `Targets.ignore_boxes`. Regions are not joined.
-
-    Returns:
-        (B, N) bool, computed in bounded memory and without waiting for the device.
-
-    Source: mmdet `MaxIoUAssigner`, `ignore_iof_thr` 0.5 with `ignore_wrt_candidates`.
-    """
-    half = anchor_scale * grid.strides[:, None, None] / 2
-    centers = grid.centers[:, None]
-    shape = (targets.boxes.shape[0], grid.strides.shape[0])
-    found = torch.zeros(shape, dtype=torch.bool, device=half.device)
-    for first in range(0, targets.ignore_boxes.shape[1], CROWD_CHUNK):
-        chunk = slice(first, first + CROWD_CHUNK)
-        boxes = targets.ignore_boxes[:, None, chunk]
-        top_left = torch.maximum(centers - half, boxes[..., :2])
-        bottom_right = torch.minimum(centers + half, boxes[..., 2:])
-        width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
-        mostly = width * height > CROWD_SHARE * (2 * half[..., 0]).square()
-        found |= (mostly & targets.ignore_present[:, None, chunk]).any(-1)
-    return found
 
 
 def _mean_plus_std(iou: Tensor, is_candidate: Tensor) -> Tensor:

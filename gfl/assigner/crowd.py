@@ -1,0 +1,38 @@
+"""Which locations lie in crowd regions."""
+
+import torch
+from torch import Tensor
+
+from gfl.structures import Grid, Targets
+
+# A location belongs to a crowd region if more than this share of its square anchor lies in it
+# (mmdet's `ignore_iof_thr` where it is used).
+CROWD_SHARE = 0.5
+# Crowd regions compared at once: bounds the memory, O(B * N * this).
+CROWD_CHUNK = 8
+
+
+def in_crowd(grid: Grid, targets: Targets, anchor_scale: float) -> Tensor:
+    """Which locations lie mostly inside one crowd region of their image.
+
+    A location does if its square anchor, of `anchor_scale` strides, has more than half of its own
+    area inside a single one of `Targets.ignore_boxes`. Regions are not joined.
+
+    Returns:
+        (B, N) bool, computed in bounded memory and without waiting for the device.
+
+    Source: mmdet `MaxIoUAssigner`, `ignore_iof_thr` 0.5 with `ignore_wrt_candidates`.
+    """
+    half = anchor_scale * grid.strides[:, None, None] / 2
+    centers = grid.centers[:, None]
+    shape = (targets.boxes.shape[0], grid.strides.shape[0])
+    found = torch.zeros(shape, dtype=torch.bool, device=half.device)
+    for first in range(0, targets.ignore_boxes.shape[1], CROWD_CHUNK):
+        chunk = slice(first, first + CROWD_CHUNK)
+        boxes = targets.ignore_boxes[:, None, chunk]
+        top_left = torch.maximum(centers - half, boxes[..., :2])
+        bottom_right = torch.minimum(centers + half, boxes[..., 2:])
+        width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
+        mostly = width * height > CROWD_SHARE * (2 * half[..., 0]).square()
+        found |= (mostly & targets.ignore_present[:, None, chunk]).any(-1)
+    return found
