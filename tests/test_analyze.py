@@ -1,6 +1,7 @@
 """`gfl analyze`: report.html and report.json of a checkpoint, and the stored temperature."""
 
 import json
+import math
 import re
 import shutil
 
@@ -11,8 +12,10 @@ from test_html_page import browser, screen  # noqa: F401
 from test_tide import KINDS
 
 import gfl
+import gfl.quality
 from gfl.analysis.edge_blur import read_edge_blur
 from gfl.analysis.run import analyze
+from gfl.analysis.sections import QUALITY_MODES
 from gfl.analysis.temperature import KEY, stored_temperature
 from gfl.build import build_model
 from gfl.cli.analyze import main
@@ -20,7 +23,6 @@ from gfl.config import merge_values, parse_config
 from gfl.engine.checkpoint import DamagedCheckpoint, save_checkpoint
 from gfl.errors import UserError
 from gfl.interop.export_metadata import describe
-from gfl.models.box_representation import GeneralBox
 from gfl.predictor import detector_of
 
 CATEGORIES = ((3, "square"), (7, "</b> & 'disc' \u00e9"))
@@ -41,6 +43,8 @@ def folder(tmp_path_factory):
 def write_checkpoint(path, folder, **model_values):
     """A network that sees boxes of about 40 pixels everywhere: some are right, none is learned."""
     changes = {"model": model_values, "postprocess": {"nms_iou": 0.6, "max_per_image": 300}}
+    if model_values.get("box") == "dirac":
+        changes["loss"] = {"dfl_weight": 0.0}
     values = merge_values(tiny_config(folder).to_dict(), changes)
     config = parse_config(values)
     torch.manual_seed(1)
@@ -48,8 +52,12 @@ def write_checkpoint(path, folder, **model_values):
     torch.nn.init.normal_(model.head.cls_out.weight, std=0.02)
     torch.nn.init.zeros_(model.head.cls_out.bias)
     torch.nn.init.normal_(model.head.box_out.weight, std=0.2)
-    bins = torch.arange(config.model.reg_max + 1.0)
-    model.head.box_out.bias.data = (-(bins - 2.5).square()).repeat(4)
+    if config.model.box == "general":
+        bins = torch.arange(config.model.reg_max + 1.0)
+        model.head.box_out.bias.data = (-(bins - 2.5).square()).repeat(4)
+    else:  # distances are 4 exp(logit) strides
+        model.head.box_out.bias.data.fill_(math.log(2.5 / 4))
+        model.head.box_out.weight.data.mul_(0.1)
     names = [name for _, name in CATEGORIES]
     class_map = {"names": names, "category_ids": [i for i, _ in CATEGORIES]}
     content = {"model": model.state_dict(), "weights": "raw", "class_map": class_map}
@@ -198,29 +206,37 @@ def test_images_without_objects(checkpoint, folder, tmp_path):
     assert "The split has no object" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_boxes_without_distributions(checkpoint, tmp_path, monkeypatch):
-    """As boxes whose sides are single numbers have it: no distributions, deviation 0."""
-    monkeypatch.setattr(GeneralBox, "distributions", lambda self, logits: None)
-    monkeypatch.setattr(
-        GeneralBox, "edge_std_cells", lambda self, logits: torch.zeros_like(logits[..., :4])
-    )
-    numbers = numbers_of(checkpoint, tmp_path, images=10)
+def test_boxes_without_distributions(folder, tmp_path):
+    dirac = write_checkpoint(tmp_path / "dirac.pt", folder, box="dirac")
+    numbers = numbers_of(dirac, tmp_path, images=10)
+    assert numbers["consistency"]["true"] > 5 and numbers["box"] == "dirac"
     assert numbers["shapes"] is None and "no distributions" in numbers["coverage"]["left_out"]
     assert numbers["doubt"]["all"]["rank_correlation"] is None
     page = (tmp_path / "report.html").read_text()
     assert page.count("gives no distributions") == 2 and "All deviations are 0" in page
     with pytest.raises(UserError, match="no distributions"):
-        numbers_of(checkpoint, tmp_path, store=True)
+        numbers_of(dirac, tmp_path, store=True)
 
 
-def test_a_quality_output_is_shown_by_itself(folder, tmp_path):
-    other = write_checkpoint(tmp_path / "v2.pt", folder, quality="distribution_guided")
+def test_normal_distributions_in_narrow_bins(folder, tmp_path):
+    gaussian = write_checkpoint(
+        tmp_path / "gaussian.pt", folder, box="gaussian", bin_width=0.5, reg_max=16
+    )
+    numbers = numbers_of(gaussian, tmp_path, images=10)
+    assert numbers["coverage"]["sides"] > 20 and numbers["coverage"]["temperature"] > 0
+    assert sum(numbers["shapes"].values()) == 4 * numbers["consistency"]["true"]
+    assert 'class="curve"' in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("mode", ["distribution_guided", "iou_branch"])
+def test_a_quality_output_is_shown_by_itself(mode, folder, tmp_path):
+    other = write_checkpoint(tmp_path / "other.pt", folder, quality=mode)
     numbers = numbers_of(other, tmp_path, images=4)
     quality = numbers["quality"]
     assert 0 < quality["on_background"] <= 160 and 0 < quality["on_object"] <= 160
     assert set(quality["wrong_pairs"]) == {"class", "quality", "product"}
     page = (tmp_path / "report.html").read_text()
-    assert "The quality output" in page and "distribution_guided" in page
+    assert "The quality output" in page and QUALITY_MODES[mode][:40] in page
 
 
 def test_true_blur_is_read_where_it_is_four_numbers(tmp_path):
@@ -235,6 +251,10 @@ def test_true_blur_is_read_where_it_is_four_numbers(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps({"annotations": []}))
     files = [str(tmp_path / name) for name in ("a.json", "b.json", "none.json")]
     assert read_edge_blur((*files, str(tmp_path))) == {(1, 1, 2, 3, 4): [1, 2, 3, 4]}
+
+
+def test_every_quality_mode_has_its_words():
+    assert set(QUALITY_MODES) == set(gfl.quality.QUALITY_MODES)
 
 
 # Temperature

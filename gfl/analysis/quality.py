@@ -68,8 +68,9 @@ class QualityWatch:
 
     def __call__(self, predictions: Predictions, metas: tuple[ImageMeta, ...]) -> list[Detections]:
         if predictions.quality_logits is not None:
+            scores = predictions.class_scores()
             for row, meta in enumerate(metas):
-                self._drawn.append(self._draw(predictions, row, meta))
+                self._drawn.append(self._draw(predictions, scores[row], row, meta))
         return self._postprocess(predictions, metas)
 
     def samples(self) -> QualitySamples | None:
@@ -79,7 +80,8 @@ class QualityWatch:
         values = torch.cat(self._drawn).double().cpu().numpy()
         return QualitySamples(values[:, 0], values[:, 1], values[:, 2], values[:, 3] > 0)
 
-    def _draw(self, predictions: Predictions, row: int, meta: ImageMeta) -> Tensor:
+    def _draw(self, predictions: Predictions, scores: Tensor, row: int, meta: ImageMeta) -> Tensor:
+        """(n, 4) class score, quality, IoU, and 1 for a location on an object, of one image."""
         grid, box = predictions.grid, self._postprocess.box
         ltrb = box.ltrb_cells(predictions.box_logits[row].float()) * grid.strides[:, None]
         boxes = ltrb_to_xyxy(grid.centers, ltrb)
@@ -90,7 +92,6 @@ class QualityWatch:
         iou = boxes.new_zeros(len(boxes))
         for one in there:
             iou = torch.maximum(iou, pairwise_iou(boxes, one[None])[:, 0])
-        scores = predictions.cls_logits[row].float().sigmoid()
         if self._postprocess.background_channel:
             scores = scores[:, :-1]
         quality = predictions.quality_logits[row, :, 0].float().sigmoid()

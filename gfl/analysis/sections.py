@@ -17,11 +17,22 @@ from gfl.analysis.markup import (
 from gfl.analysis.quality import QualitySamples
 from gfl.analysis.records import Records
 
+GUIDED = "the class label of a positive is 1, and its {0} weighs the losses; nothing but the class "
+GUIDED += "score is predicted."
+BRANCH = (
+    "the class label of a positive is 1. A second output learns the {0} on positives alone and "
+)
+BRANCH += "multiplies the class score."
 QUALITY_MODES = {
     "joint": "one output is trained to be the expected IoU of the class, and to be 0 on background "
     "(quality focal loss). There is no quality output apart that could be high on background.",
     "distribution_guided": "the class score is multiplied by a quality that is computed from the "
     "shape of the side distributions, and the product is trained as the expected IoU.",
+    "none": "the class score alone; the class label of a positive is 1, however its box lies.",
+    "centerness_branch": BRANCH.format("centerness"),
+    "iou_branch": BRANCH.format("IoU"),
+    "centerness_guided": GUIDED.format("centerness"),
+    "iou_guided": GUIDED.format("IoU"),
 }
 
 
