@@ -52,6 +52,8 @@ def test_score_bins_take_all_detections_but_those_in_crowds():
         [[(0, BOX), (0, (100, 0, 200, 100), "crowd")]],
         [[(0, 0.95, BOX), (0, 0.92, NOWHERE), (0, 0.9, (110, 10, 140, 40)), (0, 0.31, BOX)]],
     )
+    found = consistency(split.records)
+    assert (found["true"], found["background"], found["other"]) == (1, 1, 1)
     first, last = score_bins(split.records)
     assert first == pytest.approx({"score": 0.31, "iou": 1.0, "detections": 1})
     assert last == pytest.approx({"score": 0.935, "iou": 0.5, "detections": 2})

@@ -35,11 +35,12 @@ def consistency(records: Records) -> dict:
 
 def _numbers(records: Records, rows: np.ndarray) -> dict:
     true, background = records.is_true & rows, records.is_background & rows
+    other = rows & ~true & ~background & ~records.ignored
     scores, iou, low = records.scores[true], records.iou[true], records.scores[background]
     return {
         "true": int(true.sum()),
         "background": int(background.sum()),
-        "other": int(rows.sum() - true.sum() - background.sum()),
+        "other": int(other.sum()),
         "rank_correlation": spearman(scores, iou),
         "mean_score": float(scores.mean()) if len(scores) else None,
         "mean_iou": float(iou.mean()) if len(scores) else None,

@@ -30,12 +30,12 @@ def error_analysis(split: MatchedSplit) -> dict:
         records.ignored,
     )
     has_objects = {annotation["category_id"] for annotation in split.annotations}
-    ap50 = _ap(split.evaluation, has_objects)
+    ap50 = _ap(split.evaluation, split.results, has_objects)
     kinds = {}
     for name, count in mistakes.counts().items():
         gain = None
         if ap50 is not None:
-            gain = _ap(_mended(split, name, mistakes), has_objects) - ap50 if count else 0.0
+            gain = _mended_ap(split, name, mistakes, has_objects) - ap50 if count else 0.0
         kinds[name] = {"count": count, "gain": gain}
     return {
         "AP50": ap50,
@@ -45,7 +45,9 @@ def error_analysis(split: MatchedSplit) -> dict:
     }
 
 
-def _mended(split: MatchedSplit, name: str, mistakes: tide.Mistakes) -> COCOeval:
+def _mended_ap(
+    split: MatchedSplit, name: str, mistakes: tide.Mistakes, category_ids: set[int]
+) -> float:
     stay, become, there = tide.mended(name, mistakes, split.records.scores, split.records.match)
     results = []
     for row in np.flatnonzero(stay):
@@ -62,13 +64,13 @@ def _mended(split: MatchedSplit, name: str, mistakes: tide.Mistakes) -> COCOeval
         truth.dataset = {**split.truth.dataset, "annotations": annotations}
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             truth.createIndex()
-    return split.evaluate(results, truth)
+    return _ap(split.evaluate(results, truth), results, category_ids)
 
 
-def _ap(evaluation: COCOeval, category_ids: set[int]) -> float | None:
+def _ap(evaluation: COCOeval, results: list[dict], category_ids: set[int]) -> float | None:
     """Mean AP of some classes; None for none."""
     precision = evaluation.eval["precision"]  # (1, recall, class, 1, max detections), -1 for none
-    detected = {entry["category_id"] for entry in evaluation.cocoDt.dataset["annotations"]}
+    detected = {entry["category_id"] for entry in results}
     every = []
     for number, category_id in enumerate(evaluation.params.catIds):
         if category_id in category_ids:
