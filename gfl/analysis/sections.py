@@ -120,27 +120,22 @@ def _quality(found: dict, samples: QualitySamples) -> list[str]:
         "random in each image: on an object (the location's box overlaps one by IoU 0.5 or more) "
         "and on background (less than 0.1)."
     )
-    wrong = found["wrong_pairs"]
+    half = "half of the locations drawn there have a higher one."
     rows = [
-        (
-            "median quality",
-            f"{number(found['median_quality_on_object'])} on objects, "
-            f"{number(found['median_quality_on_background'])} on background",
-            "half of the drawn locations have a higher one.",
-        ),
+        ("median quality on objects", number(found["median_quality_on_object"]), half),
+        ("median quality on background", number(found["median_quality_on_background"]), half),
         (
             "background with high quality",
             percent(found["background_with_quality_from_half"]),
             "of the background locations have a quality of 0.5 or more.",
         ),
-        (
-            "wrong pairs",
-            f"class {percent(wrong['class'])}, quality {percent(wrong['quality'])}, "
-            f"product {percent(wrong['product'])}",
-            "of pairs of locations on objects and on background, those in which background has the "
-            "higher class score, quality, or product of both.",
-        ),
     ]
+    for name, share in found["wrong_pairs"].items():
+        words = (
+            "pairs of a location on an object and one on background in which background has the "
+        )
+        words += "higher one; equal ones count half."
+        rows.append((f"wrong pairs by {name}", percent(share), words))
     caption = (
         "Orange dots high up are background with a high quality: only their class score keeps them "
         "from being detections."
