@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": ("gfl.cli.train", "train a detector from a config"),
     "test": ("gfl.cli.test", "COCO numbers of a checkpoint"),
+    "analyze": ("gfl.cli.analyze", "what scores and doubt know: statistics and an HTML page"),
     "predict": ("gfl.cli.predict", "find objects in images, folders and videos"),
     "check-data": ("gfl.cli.check_data", "the data set check, as a table"),
     "ablate": ("gfl.cli.ablate", "the paper's ablation tables on your data"),

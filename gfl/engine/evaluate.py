@@ -74,16 +74,25 @@ def to_coco_results(found: dict[int, Detections], category_ids: tuple[int, ...])
 
 
 def coco_evaluation(
-    truth: COCO, results: list[dict], class_names: dict[int, str], max_per_image: int = 100
+    truth: COCO,
+    results: list[dict],
+    class_names: dict[int, str],
+    max_per_image: int = 100,
+    iou: float | None = None,
 ) -> COCOeval:
     """pycocotools' evaluation, accumulated; arguments as in `coco_metrics`.
 
-    The matching is done for all images at once; every value is that of pycocotools, which judges it
-    in `tests/test_box_evaluation.py`.
+    With `iou` it judges at this IoU and for objects of all sizes alone. The matching is done for
+    all images at once; every value is that of pycocotools, which judges it in
+    `tests/test_box_evaluation.py`.
     """
     evaluation = BoxEvaluation(truth, results)
     evaluation.params.catIds = sorted(class_names)
     evaluation.params.maxDets = sorted({1, 10, 100, max(100, max_per_image)})
+    if iou is not None:
+        evaluation.params.iouThrs = np.array([iou])
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation

@@ -1,6 +1,7 @@
 """What an exported file says about itself."""
 
 import gfl
+from gfl.analysis.temperature import KEY
 from gfl.config import Config
 from gfl.data.batch import PAD_MULTIPLE
 from gfl.interop.export_forms import FORMS
@@ -48,6 +49,8 @@ def describe(content: dict, detector: Detector, form: str, half: bool, opset: in
         "bin_width": config.model.bin_width,
         "config": config.to_dict(),
     }
+    if content.get(KEY) is not None:  # by which users of the outputs multiply edge_std
+        metadata[KEY] = content[KEY]
     if content.get("source"):
         metadata |= {"source": content["source"], "licence": content["source"]["licence"]}
     return metadata
