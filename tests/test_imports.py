@@ -32,6 +32,7 @@ FLOORS = {
     "detections.py": 0,
     "drawing.py": 0,
     "plots.py": 4,
+    "progress.py": 0,
     "tta.py": 6,
     "sample.py": 0,
     "structures.py": 0,
