@@ -33,7 +33,7 @@ from gfl.engine.train import train_one_epoch
 from gfl.errors import TrainingStopped
 from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
-from gfl.resuming import restore
+from gfl.resuming import restore, resumed_lines
 from gfl.sample import make_shapes
 from gfl.validation import Validation
 from gfl.visualize import save_first_batches
@@ -193,7 +193,8 @@ class _Run:
         what = "no checkpoint" if held is None else f"{self.work_dir / LAST} holds step {held}"
         raise TrainingStopped(
             f"{signal.Signals(number).name}: stopped after step {self.state.step} of "
-            f"{self.total_steps}; {what}. The same command with --resume goes on."
+            f"{self.total_steps}; {what}. The same command with --resume goes on, or: "
+            f"train {self.work_dir / 'config.yaml'} --resume"
         )
 
     def _set_position(self) -> None:
@@ -229,7 +230,7 @@ class _Run:
         if checkpoint is not None:
             changes = differences(checkpoint["config"], self.config.to_dict())
             lines += [f"changed since the checkpoint: {line}" for line in changes]
-            lines.append(f"resumed at step {self.state.step} of {self.total_steps}")
+            lines += resumed_lines(self.state, self.config, self.total_steps, self.work_dir)
         for line in lines:
             self.log.say(line)
 

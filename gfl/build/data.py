@@ -144,6 +144,11 @@ def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
             for mark, other in (("data.yaml", "yolo"), ("Annotations", "voc")):
                 if (Path(data.path) / mark).exists():
                     raise UserError(f"{data.path} holds {mark}: set data.format={other}.")
+        if split == "val" and data.val is None and data.path and not has_split(data, split):
+            raise UserError(
+                f"{data.sources(split)[0].annotations} does not exist: a training evaluates on it. "
+                "Put one there, or set data.val_fraction=0.1 to divide the training images."
+            )
         return [
             read_coco_json(Path(source.annotations), Path(source.images), findings)
             for source in data.sources(split)
