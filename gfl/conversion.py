@@ -116,8 +116,8 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
     if len(comparison.matched) != len(network) or comparison.unexpected:
         how = "which it looks like" if config is None else "which was given"
         raise UserError(
-            f"{path} does not fit {name}, {how}:\n{comparison}\nIf it is another network, write a config whose model section is "
-            "that network's and give it with --config FILE.yaml."
+            f"{path} does not fit {name}, {how}:\n{comparison}\nIf it is another network, write a "
+            "config whose model section is that network's and give it with --config FILE.yaml."
         )
     state = {key: _as_kind_of(network[key], state[key], f"{path}: {key}") for key in network}
     content = {
