@@ -68,8 +68,8 @@ def train(
         TrainingStopped: SIGTERM or SIGINT came; last.pt holds the step that was finished.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    resume = resume or restart_count() > 0
     with StopSignal() as stop, process_group(config.device) as device:
+        resume = any(gather_objects(resume or restart_count() > 0))
         with only_one_training(Path(work_dir)), lost_worker_explained():
             run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset, stop)
             try:
