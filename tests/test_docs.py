@@ -81,7 +81,7 @@ def test_programs_run_one_after_the_other(page, place, monkeypatch, capsys):
 
 def commands(page) -> list[list[str]]:
     """The project's own command lines on a page, as (command, arguments)."""
-    runner = r"^\s*(?:&& )?(?:torchrun --\S+ \d+|\S*python3?) "
+    runner = r"^\s*(?:&& )?(?:torchrun(?: --[a-z-]+(?: [^-\s]\S*)?)+|\S*python3?) "
     found = []
     for block in blocks(page, "bash"):
         for line in re.sub(r"\\\n", " ", block).splitlines():
