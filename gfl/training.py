@@ -90,7 +90,8 @@ class _Run:
         _seed(config)
         if config.data.draw_sample and is_main() and not Path(config.data.path or ".").exists():
             make_shapes(config.data.path)
-            note = f"the sample data was drawn into {config.data.path}"
+            drawn = f"the sample data was drawn into {config.data.path}"
+            note = f"{note}\n{drawn}" if note else drawn
         broadcast_object(None)  # the others wait for it
         if train_dataset is None:
             train_dataset = build.build_dataset(config, "train")
