@@ -42,8 +42,9 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
     for name in (LAST, PREVIOUS):
         if (work_dir / name).exists() and not resume:
             raise UserError(
-                f"{work_dir / name} exists: this directory holds a training. Go on with --resume, "
-                "or choose another --work-dir."
+                f"{work_dir / name} exists: this directory holds a training. Go on with --resume "
+                f"(its settings are in {work_dir / 'config.yaml'}, which is a config too), or "
+                "choose another --work-dir."
             )
     if (work_dir / BEST).exists() and not any((work_dir / n).exists() for n in (LAST, PREVIOUS)):
         raise UserError(

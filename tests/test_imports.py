@@ -70,6 +70,7 @@ FLOORS = {
     "detections.py": 0,
     "drawing.py": 0,
     "plots.py": 4,
+    "progress.py": 0,
     "tta.py": 6,
     "sample.py": 0,
     "quality.py": 0,
