@@ -227,8 +227,13 @@ def compare(network, detector: Detector, form: str, batches: list[Batch], limits
     everything = copy.copy(postprocess)
     everything.nms_iou, everything.max_per_image = 1.0, None  # suppress and cut nothing
     original = make_form(detector, form)
+    model = detector.model
     exported = ExportedForm(
-        form, detector.model.neck.strides, detector.model.grid_origin, postprocess.score_threshold
+        form,
+        model.neck.strides,
+        model.grid_origin,
+        postprocess.score_threshold,
+        model.head.anchors_per_cell,
     )
     for batch in batches:
         outputs = network(batch.images.float(), batch.input_sizes)
