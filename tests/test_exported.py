@@ -157,3 +157,12 @@ def test_public_networks_on_every_picture(name, batch_size, short, exported, fil
         check(differences)
     assert {"every scores", "every distributions"} <= set(found["raw"].largest)
     assert {"every scores", "every boxes", "every edge_std"} <= set(found["decoded"].largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_half_precision_at_the_test_size(name, shared, files):
+    checkpoint = public_checkpoint(name, shared)
+    report = gfl.export(checkpoint, shared / f"{name}_half.onnx", half=True, image=files[0])
+    print(f"\n{name}, half precision:", report["largest_difference"], report["detections"])
+    assert report["detections"]["same"] > 100
