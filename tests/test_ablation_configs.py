@@ -253,7 +253,7 @@ def test_every_ablation_builds_the_criterion_and_postprocess_of_its_row():
 
 
 def combined(quality: str, box: str, assigner: str):
-    """The config of a combination on a small network; raises UserError for one that has no sense."""
+    """The config of a combination on a small network; raises UserError for a senseless one."""
     choices = [f"model.quality={quality}", f"model.box={box}", f"assigner.name={assigner}"]
     choices += [f"loss.dfl_weight={0 if box == 'dirac' else 0.25}", "model.reg_max=8"]
     return load_config("gfl_r50_fpn_1x", SMALL + choices)

@@ -1,4 +1,4 @@
-"""The terms of a step in the modes that GFL is compared with: worked by hand, and where gradients go."""
+"""The terms of a step in the modes that GFL is compared with, worked by hand; gradients."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What FCOS's and RetinaNet's assignment share: chunks, batches, order, padding, memory, waiting."""
+"""What FCOS's and RetinaNet's assignment share: chunks, batches, order, memory, waiting."""
 
 import os
 import re

@@ -26,7 +26,8 @@ def positives(assigner, grid, boxes, size=(40, 40), **targets) -> dict[int, int]
 
 
 @pytest.mark.parametrize(
-    ("regression_range", "expected"), [(1.49, [19]), (1.5, [5, 6, 9, 10, 19]), (1.51, [5, 6, 9, 10])]
+    ("regression_range", "expected"),
+    [(1.49, [19]), (1.5, [5, 6, 9, 10, 19]), (1.51, [5, 6, 9, 10])],
 )
 def test_range_of_a_level_is_inclusive_at_both_ends(regression_range, expected):
     # Centre (12, 12). The longest distance of (8, 8), (16, 8), (8, 16) and (16, 16) is 12 pixels

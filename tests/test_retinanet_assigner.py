@@ -60,7 +60,7 @@ def test_anchors_follow_the_order_of_locations_and_grow_with_the_stride():
 @pytest.mark.parametrize("anchors", [1, 3])
 def test_grid_of_another_number_of_anchors_is_refused(anchors):
     grid = compute_grid(((1, 1),), (8,), anchors_per_cell=anchors)
-    with pytest.raises(ValueError, match=f"the grid has {anchors} locations at a place, expected 9"):
+    with pytest.raises(ValueError, match=f"the grid has {anchors} locations at a place"):
         RetinaNetAssigner()(grid, make_targets([[]], size=(8, 8)))
 
 
@@ -144,8 +144,8 @@ def test_padding_of_the_batch_has_neither_favourites_nor_weight():
     grid = make_grid(((1, 3),), (8,), anchors_per_cell=9)
     owner, weight = assign([[2, -14, 30, 14]], grid, (8, 10), negative_iou=0.5)
     assert weight == [1.0] * 18 + [0.0] * 9
-    # Overlap of the second's square 22 * 28 = 616: 616 / (784 + 1024 - 616) = 0.517. The flat anchor
-    # reaches from -14.6 to 30.6: 28 * 22.63, IoU 0.539, the best of the valid ones.
+    # Overlap of the second's square 22 * 28 = 616: 616 / (784 + 1024 - 616) = 0.517. The flat
+    # anchor reaches from -14.6 to 30.6: 28 * 22.63, IoU 0.539, the best of the valid ones.
     assert [number for number, row in enumerate(owner) if row == 0] == [9, 12]
     owner, _ = assign([[2, -14, 30, 14]], grid, (8, 10), positive_iou=0.9)
     assert [number for number, row in enumerate(owner) if row == 0] == [9]
