@@ -102,6 +102,27 @@ def pairwise_iou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Te
     return aligned_iou(boxes1[:, None, :], boxes2[None, :, :], epsilon)
 
 
+def aligned_diou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Distance-IoU of each box with its partner; leading shapes broadcast.
+
+    Args:
+        boxes1, boxes2: (..., 4) xyxy, same unit.
+        epsilon: lower bound of union and squared diagonal.
+
+    Returns:
+        (...) in [-1, 1]: IoU minus the squared distance of the centres over the squared diagonal
+        of the enclosing box.
+
+    Source: arXiv 1911.08287 equation 7.
+    """
+    between = (boxes1[..., :2] + boxes1[..., 2:] - boxes2[..., :2] - boxes2[..., 2:]) / 2
+    sides = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(
+        boxes1[..., :2], boxes2[..., :2]
+    )
+    diagonal = sides.square().sum(-1).clamp(min=epsilon)
+    return aligned_iou(boxes1, boxes2, epsilon) - between.square().sum(-1) / diagonal
+
+
 def aligned_giou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:
     """Generalized IoU of each box with its partner.
 

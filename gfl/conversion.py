@@ -114,7 +114,11 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
         state.setdefault(counter, torch.zeros((), dtype=torch.int64))  # absent before torch 1.1
     comparison = compare(state, network)
     if len(comparison.matched) != len(network) or comparison.unexpected:
-        raise UserError(f"{path} does not fit {name}, for which it was taken:\n{comparison}")
+        how = "which it looks like" if config is None else "which was given"
+        raise UserError(
+            f"{path} does not fit {name}, {how}:\n{comparison}\nIf it is another network, write a "
+            "config whose model section is that network's and give it with --config FILE.yaml."
+        )
     state = {key: _as_kind_of(network[key], state[key], f"{path}: {key}") for key in network}
     content = {
         "model": state,
@@ -160,12 +164,13 @@ def _name_says_hash(file: PublicFile) -> bool | None:
 def _recognised_config(file: PublicFile, state: dict[str, Tensor]) -> tuple[Config, str]:
     """The shipped config of the file's architecture, with the file's own conventions."""
     model = recognise_model(state)
-    name = _shipped_name(model, file)
-    values = merge_values(load_config(name).to_dict(), {"model": model})
+    shipped = _shipped_name(model, file)
+    name = shipped or f"a GFL detector on {model['backbone']['name']} (no shipped config has it)"
+    values = merge_values(load_config(shipped or "gfl_r50_fpn_1x").to_dict(), {"model": model})
     return parse_config(merge_values(values, conventions(file)), name), name
 
 
-def _shipped_name(model: dict, file: PublicFile) -> str:
+def _shipped_name(model: dict, file: PublicFile) -> str | None:
     """The shipped config with this backbone and quality; of two, the schedule the file names."""
 
     def key(section: dict) -> tuple:
@@ -179,7 +184,7 @@ def _shipped_name(model: dict, file: PublicFile) -> str:
         if key(shipped) == key(model):
             fitting.append(path.stem)
     if not fitting:
-        return "gfl_r50_fpn_1x"
+        return None
     longer = any(mark in file.path.name for mark in ("2x", "mstrain", "ms2x"))
     return fitting[-1] if longer else fitting[0]
 

@@ -15,6 +15,8 @@ from gfl.schema import Config
 from gfl.schema.model import Model
 
 COLUMNS = ("split", "kind", "count", "policy", "where")
+# What comes of a split that can not be used.
+CONSEQUENCE, CONSEQUENCES = "no training", {"test": "no test"}
 
 
 def check_data(
@@ -24,28 +26,30 @@ def check_data(
 
     Args:
         config: as for training.
-        split: "train", "val", "test", or "all" that there are.
+        split: "train", "val", "test", or "all": what a training reads, and test if there is one.
         show: takes what is returned, also before an error is raised.
 
     Returns:
-        {"splits": {split: {"counts", "classes", "findings", "reg_max"}}, "errors": [...]};
-        findings name every item.
+        {"splits": {split: {"counts", "classes", "findings", "reg_max", "refused"}},
+        "errors": [...], "warnings": [...]}; findings name every item, `refused` says why the split
+        can not be used. `warnings` are about a test split, which no training reads.
 
     Raises:
-        UserError: a training with this data would be refused; all reasons in one message.
+        UserError: a training with this data would be refused (or the one split that was asked
+            for can not be used); all reasons in one message.
     """
     splits = [split] if split != "all" else _splits(config)
-    report: dict = {"splits": {}, "errors": []}
+    report: dict = {"splits": {}, "errors": [], "warnings": []}
     names = None
     for name in splits:
         findings = Findings(config.data.policy.model_dump(), fail=False)
-        dataset = None
+        dataset, refused = None, []
         try:
             dataset = build.build_dataset(config, name, names, findings)
             names = names or dataset.class_names
             build.agreed_num_classes(config, len(names))
         except UserError as error:
-            report["errors"].append(f"{name}: {error}")
+            refused.append(str(error))
         failing = Findings(findings.policy)
         for finding in findings.all():
             if finding.policy == "fail":
@@ -54,8 +58,10 @@ def check_data(
         try:
             failing.raise_failures()
         except UserError as error:
-            report["errors"].append(f"{name}: {error}")
-        report["splits"][name] = _describe(config, dataset, findings)
+            refused.append(str(error))
+        is_trained_on = name != "test" or split == "test"
+        report["errors" if is_trained_on else "warnings"] += [f"{name}: {why}" for why in refused]
+        report["splits"][name] = _describe(config, dataset, findings) | {"refused": refused}
     show(report)
     if report["errors"]:
         raise UserError("\n".join(report["errors"]))
@@ -65,6 +71,11 @@ def check_data(
 def table(report: dict, width: int = 100) -> str:
     """What `check_data` returns as aligned text; the last column is cut to `width` characters."""
     rows = [row for name, part in report["splits"].items() for row in _rows(name, part)]
+    rows += [
+        (name, "refused", len(part["refused"]), CONSEQUENCES.get(name, CONSEQUENCE), why)
+        for name, part in report["splits"].items()
+        for why in part["refused"][:1]
+    ]
     cells = [COLUMNS, *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS) - 1)]
     lines = []
@@ -75,13 +86,8 @@ def table(report: dict, width: int = 100) -> str:
 
 
 def _splits(config: Config) -> list[str]:
-    data = config.data
-    divided = data.val_fraction is not None
-    return [
-        name
-        for name in SPLITS
-        if name == "train" or has_split(data, name) or (name == "val" and divided)
-    ]
+    """What a training reads, and test if there is one."""
+    return [name for name in SPLITS if name != "test" or has_split(config.data, name)]
 
 
 @functools.lru_cache(maxsize=8)

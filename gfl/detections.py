@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gfl.errors import UserError, choose
+from gfl.intervals import central_interval
 from gfl.tensors import OnDevice, check_shape
 
 # Detections below it are left out of pictures where no better threshold is known.
@@ -25,7 +26,8 @@ class Detections(OnDevice):
         scores: (D,) joint classification-IoU scores in [0, 1].
         labels: (D,) int64 in [0, C).
         edge_std: (D, 4) standard deviation of each side's distribution, order ltrb, pixels of
-            the original image.
+            the original image. `gfl.load` multiplies it by the temperature of a checkpoint that
+            `gfl analyze --store-temperature` has fitted; boxes and scores stay as they are.
         distributions: (D, 4, reg_max + 1) probabilities of each side's bins, or None.
         names: the C class names, where they are known.
         category_ids: the training data's own id of each class, where they are known.
@@ -33,7 +35,8 @@ class Detections(OnDevice):
         edge_positions: (D, 4, reg_max + 1) where the bins of `distributions` lie, or None. Evenly
             spaced; x for left and right, y for top and bottom, pixels of the original image. The
             expectation is the side, as it was before boxes were clipped to the image (with
-            model.box: gaussian only as near as the bins can tell, the mean being the side).
+            model.box: gaussian only as near as the bins can tell, the mean being the side). With a
+            temperature the bins lie that much further from it than the network has put them.
     """
 
     boxes: Tensor
@@ -111,6 +114,40 @@ class Detections(OnDevice):
         return replace(
             self, boxes=boxes, edge_std=doubt, distributions=swapped, edge_positions=places
         )
+
+    def edge_interval(self, p: float) -> Tensor:
+        """Where each side lies with probability p, if its distribution is to be believed.
+
+        Args:
+            p: in (0, 1).
+
+        Returns:
+            (D, 4, 2) lower and upper end of the central interval, x for left and right, y for top
+            and bottom, pixels of the original image, not clipped to it. See `gfl/intervals.py`;
+            whether a share p of the true sides lies there has to be measured: docs/analysis.md.
+
+        Raises:
+            UserError: p is not inside (0, 1), or the distributions are not there.
+        """
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
+            raise UserError(f"edge_interval({p!r}): expected a probability between 0 and 1.")
+        if self.distributions is None or self.edge_positions is None:
+            raise UserError(
+                "edge_interval needs the distributions of the sides, which these detections do not "
+                "have: predict(..., distributions=True), with a model whose box representation "
+                "has distributions (model.box)."
+            )
+        return central_interval(self.distributions, self.edge_positions, p)
+
+    def widened(self, temperature: float) -> Detections:
+        """The same boxes with `temperature` times the doubt: distributions stretched about them."""
+        if temperature == 1:
+            return self
+        places = self.edge_positions
+        if places is not None and self.distributions is not None:
+            middle = (self.distributions * places).sum(-1, keepdim=True)
+            places = middle + temperature * (places - middle)
+        return replace(self, edge_std=self.edge_std * temperature, edge_positions=places)
 
     def to_coco(self, image_id: int) -> list[dict]:
         """COCO result entries: xywh in original pixels, the training data's category ids."""

@@ -2,6 +2,8 @@
 
 import os
 import re
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -35,7 +37,7 @@ def is_main() -> bool:
 
 
 def restart_count() -> int:
-    """How often torchrun has started its processes again (`--max-restarts`)."""
+    """How often torchrun has started this node's processes again (`--max-restarts`)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -57,9 +59,7 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
         yield local
         return
     store, number, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    # torchrun keeps its store when it starts its processes again: what those before have written
-    # (addresses of gloo, a signal, a failure) must not be read.
-    store = dist.PrefixStore(f"start_{restart_count()}", store)
+    store = dist.PrefixStore(_agreed_word(store, number, count), store)
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
@@ -76,6 +76,38 @@ def process_group(device: str | None = None) -> Iterator[torch.device]:
             raise TrainingFailed(first) from error
         raise
     dist.destroy_process_group()
+
+
+def _agreed_word(store: dist.Store, number: int, count: int) -> str:
+    """A word that the processes of this start alone share, to begin the names of their keys with.
+
+    torchrun keeps its store when it starts its processes again: what those before have written
+    (addresses of gloo, a signal, a failure) must not be read. Its restart count will not do as a
+    word: each node counts the failures of its own processes only.
+
+    Each process writes a word of its own and waits for an answer to it. The first answers what it
+    reads, which may be the word of a process that has ended, until each has confirmed its own.
+
+    Args:
+        store: torchrun's.
+        number: of this process.
+        count: of processes.
+    """
+    own = uuid.uuid4().hex
+    if number:
+        store.set(f"gfl/hello/{number}", own)
+        agreed = store.get(f"gfl/answer/{own}").decode()  # waits for it
+        store.set(f"gfl/confirmed/{agreed}/{number}", "")
+        return agreed
+    waiting, deadline = set(range(1, count)), time.monotonic() + TIMEOUT.total_seconds()
+    while waiting:
+        for other in [n for n in waiting if store.check([f"gfl/hello/{n}"])]:
+            store.set(f"gfl/answer/{store.get(f'gfl/hello/{other}').decode()}", own)
+        waiting = {n for n in waiting if not store.check([f"gfl/confirmed/{own}/{n}"])}
+        if time.monotonic() > deadline:
+            raise TrainingFailed(f"no word from ranks {sorted(waiting)} in {TIMEOUT}.")
+        time.sleep(0.02 if waiting else 0)
+    return own
 
 
 def shared_store() -> dist.Store | None:

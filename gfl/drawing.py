@@ -18,6 +18,11 @@ BAND_STEPS = 3
 BAND_OPACITY = 0.14
 # Below this many pixels a side counts as sure and has its line only.
 SURE = 1.0
+# A name beside a box can be read in pictures whose short side has that many pixels; no picture is
+# enlarged beyond that long side.
+LEGIBLE, WIDEST = 400, 1333
+# What no picture of a grid covers; unlike the black of padding.
+EMPTY = 215
 
 
 def draw_boxes(
@@ -83,13 +88,25 @@ def _tint(image: np.ndarray, x1: int, y1: int, x2: int, y2: int, color: tuple) -
     part[:] = (part * (1 - BAND_OPACITY) + np.array(color) * BAND_OPACITY).astype(np.uint8)
 
 
+def enlarged(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """A small (H, W, 3) picture with its pixels repeated, so that names beside boxes can be read.
+
+    Returns:
+        The picture, and the whole factor by which its boxes are to be multiplied.
+    """
+    short, long = sorted(image.shape[:2])
+    factor = max(min(-(-LEGIBLE // short), WIDEST // long), 1)
+    return image.repeat(factor, axis=0).repeat(factor, axis=1), factor
+
+
 def tile_pictures(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures side by side, about as wide as high, on black."""
-    columns = int(np.ceil(np.sqrt(len(pictures))))
+    """Pictures side by side on light grey, in a grid with few empty cells."""
+    count = len(pictures)
+    least = int(np.ceil(np.sqrt(count)))
+    columns = min(range(least, min(least + 1, count) + 1), key=lambda c: (-count % c, c))
     height = max(picture.shape[0] for picture in pictures)
     width = max(picture.shape[1] for picture in pictures)
-    rows = -(-len(pictures) // columns)
-    canvas = np.zeros((rows * height, columns * width, 3), np.uint8)
+    canvas = np.full((-(-count // columns) * height, columns * width, 3), EMPTY, np.uint8)
     for number, picture in enumerate(pictures):
         top, left = number // columns * height, number % columns * width
         canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+# Items of a list that a message names.
+SHOWN = 10
+
 
 class UserError(ValueError):
     """A mistake in a config, a file or a command: what we got, what we expected, what to do.
@@ -33,6 +36,13 @@ def printable(text: str) -> str:
         else char.encode("unicode_escape", "surrogatepass").decode()
         for char in text
     )
+
+
+def some(names: Iterable[object]) -> str:
+    """A list for a message, cut where it is long: ['a', 'b', ... 78 more]."""
+    names = list(names)
+    more = f", ... {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"[{', '.join(map(repr, names[:SHOWN]))}{more}]"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from gfl import build
-from gfl.config import merge_overrides, parse_config
+from gfl.config import Config, merge_overrides, parse_config
 from gfl.conversion import open_checkpoint
 from gfl.detections import DEFAULT_THRESHOLD
 from gfl.distributed import is_main, process_group
@@ -49,20 +50,10 @@ def evaluate(
     with process_group(config.device) as device:
         if dataset is None:
             dataset = build.build_dataset(config, split, names)
-        model = build.build_model(config, len(names), load_pretrained=False)
-        weights = content.get("ema") or content["model"]
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = str(error)[:500]
-            raise UserError(f"{checkpoint} does not fit the overridden config: {reason}") from None
+        model = _model_of(content, config, str(checkpoint))
         if is_main():
-            kind = "ema" if content.get("ema") else content["weights"]
             views = 1 + len(scales) * (1 + flip) + flip
-            merged = f", {views} views of each image merged" if views > 1 else ""
-            say(
-                f"{checkpoint}: {kind} weights of epoch {content['epoch']:g}, split {split}{merged}"
-            )
+            say(_introduction(content, str(checkpoint), split, views))
             for line in build.finding_lines(dataset):
                 say(f"{split}: {line}")
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
@@ -79,6 +70,24 @@ def evaluate(
             _plot(Path(plots), dataset, results, metrics["thresholds"])
             say(f"precision_recall.png, f1.png and confusion.png are in {plots}")
         return metrics, results
+
+
+def _model_of(content: dict, config: Config, name: str) -> nn.Module:
+    """The network with the weights to judge: the averages where there are some."""
+    num_classes = len(content["class_map"]["names"])
+    model = build.build_model(config, num_classes, load_pretrained=False)
+    try:
+        model.load_state_dict(content.get("ema") or content["model"])
+    except RuntimeError as error:
+        reason = str(error)[:500]
+        raise UserError(f"{name} does not fit the overridden config: {reason}") from None
+    return model
+
+
+def _introduction(content: dict, name: str, split: str, views: int) -> str:
+    kind = "ema" if content.get("ema") else content["weights"]
+    merged = f", {views} views of each image merged" if views > 1 else ""
+    return f"{name}: {kind} weights of epoch {content['epoch']:g}, split {split}{merged}"
 
 
 def _plot(folder: Path, dataset, results: list[dict], thresholds: dict) -> None:

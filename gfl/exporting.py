@@ -68,6 +68,38 @@ def export(
     """
     path = Path(out)
     is_onnx = path.suffix == ".onnx"
+    _check_request(path, form, opset)
+    limits = _limits(half, tolerance)
+    picture = drawn_picture() if image is None else read_image(str(image))
+    content = open_checkpoint(checkpoint)
+    detector = detector_of(content, str(checkpoint), "cpu")
+    _check_form(detector, form)
+    _check_opset(detector, opset)
+    batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
+
+    temporary = path.with_name(path.stem + ".tmp" + path.suffix)
+    try:
+        say(f"exporting {checkpoint} as {form}")
+        opset = (opset or OPSET) if is_onnx else None
+        metadata = describe(content, detector, form, half, opset)
+        _write(temporary, detector, metadata)
+        say("comparing with PyTorch")
+        network, runtime = open_exported(temporary, form)
+        found = compare(network, detector, form, batches, limits)
+        about = "a drawn picture" if image is None else str(image)
+        report = _report(metadata, runtime, about, batches, found, limits)
+        if not found.within(limits):
+            raise ExportFailed(f"{path} is not written, it differs from PyTorch: {_row(report)}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _warn_of_weak_comparison(found, limits, say)
+    return report
+
+
+def _check_request(path: Path, form: str, opset: int | None) -> None:
+    """Refuse what can be refused before anything is read."""
+    is_onnx = path.suffix == ".onnx"
     choose("form", form, FORMS)
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"--out is {path}: expected a name ending in .onnx or .pt2.")
@@ -77,55 +109,60 @@ def export(
         raise UserError(f"opset is {opset}: expected 18 or more, and an .onnx file.")
     if is_onnx:
         require("onnx", "onnxscript", "onnxruntime")
+
+
+def _limits(half: bool, tolerance: tuple[float, float] | None) -> Tolerance:
     limits = HALF if half else Tolerance()
-    if tolerance is not None:
-        limits = replace(limits, box=tolerance[0], score=tolerance[1])
-    picture = drawn_picture() if image is None else read_image(str(image))
-    content = open_checkpoint(checkpoint)
-    detector = detector_of(content, str(checkpoint), "cpu")
+    if tolerance is None:
+        return limits
+    return replace(limits, box=tolerance[0], score=tolerance[1])
+
+
+def _check_form(detector: Detector, form: str) -> None:
+    """The raw form is read back as logits of bins, which a general box alone has."""
+    box = detector.config.model.box
+    if form == "raw" and box in ("dirac", "gaussian"):
+        raise UserError(
+            f"the form raw holds the distributions of model.box: general, but the detector's box "
+            f"is {box}: export with --form decoded or nms."
+        )
+
+
+def _check_opset(detector: Detector, opset: int | None) -> None:
     deformable = bool(detector.config.model.backbone.deformable_stages)
     if deformable and opset is not None and opset < 19:
         raise UserError(f"opset {opset} has no deformable convolutions: expected 19 or more.")
-    if deformable and is_onnx and half:
-        raise UserError(
-            f"{checkpoint} has deformable convolutions: as ONNX in half precision onnxruntime "
-            "computes something else. Export it without --half, or as .pt2."
-        )
-    batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
 
-    temporary = path.with_name(path.stem + ".tmp" + path.suffix)
-    try:
-        say(f"exporting {checkpoint} as {form}")
-        opset = (opset or OPSET) if is_onnx else None
-        metadata = describe(content, detector, form, half, opset)
+
+def _write(path: Path, detector: Detector, metadata: dict) -> None:
+    """The file of the form that `metadata` describes."""
+    form = metadata["form"]
+    program = export_program(detector, form, metadata["half"])
+    if path.suffix == ".onnx":
         shapes = output_shapes(detector, form)
-        program = export_program(detector, form, half)
-        if is_onnx:
-            write_onnx(program, temporary, shapes, metadata, opset)
-        else:
-            files = {"gfl.json": json.dumps(metadata)}
-            torch.export.save(program, temporary, extra_files=files)
-        say("comparing with PyTorch")
-        network, runtime = open_exported(temporary, form)
-        found = compare(network, detector, form, batches, limits)
-        report = {
-            **{key: metadata[key] for key in ("form", "half", "inputs", "outputs")},
-            "opset": opset,
-            "runtime": runtime,
-            "image": "a drawn picture" if image is None else str(image),
-            "runs": [
-                dict(zip(("batch", "height", "width"), b.images[:, 0].shape, strict=True))
-                for b in batches
-            ],
-            "largest_difference": found.largest,
-            "detections": {"same": found.same, "near": found.near, "wrong": found.wrong},
-            "tolerance": asdict(limits),
-        }
-        if not found.within(limits):
-            raise ExportFailed(f"{path} is not written, it differs from PyTorch: {_row(report)}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_onnx(program, path, shapes, metadata, metadata["opset"])
+    else:
+        torch.export.save(program, path, extra_files={"gfl.json": json.dumps(metadata)})
+
+
+def _report(metadata: dict, runtime: str, image: str, batches, found, limits) -> dict:
+    """What was written and how far it is from PyTorch, as plain values."""
+    return {
+        **{key: metadata[key] for key in ("form", "half", "inputs", "outputs")},
+        "opset": metadata["opset"],
+        "runtime": runtime,
+        "image": image,
+        "runs": [
+            dict(zip(("batch", "height", "width"), b.images[:, 0].shape, strict=True))
+            for b in batches
+        ],
+        "largest_difference": found.largest,
+        "detections": {"same": found.same, "near": found.near, "wrong": found.wrong},
+        "tolerance": asdict(limits),
+    }
+
+
+def _warn_of_weak_comparison(found: Differences, limits: Tolerance, say) -> None:
     if not found.same:
         say("warning: nothing was detected, so no suppression was compared: give --image")
     if found.near > found.same / 10:
@@ -133,7 +170,6 @@ def export(
             f"warning: {found.near} detections hang on ties or on limits within "
             f"{limits.decision:g}, {found.same} agree: the comparison says little of suppression"
         )
-    return report
 
 
 def _row(report: dict) -> str:
@@ -188,9 +224,16 @@ def compare(network, detector: Detector, form: str, batches: list[Batch], limits
     """Run the exported network and PyTorch on batches: all outputs, then the detections."""
     found = Differences()
     postprocess = build_postprocess(detector.config)
+    everything = copy.copy(postprocess)
+    everything.nms_iou, everything.max_per_image = 1.0, None  # suppress and cut nothing
     original = make_form(detector, form)
+    model = detector.model
     exported = ExportedForm(
-        form, detector.model.neck.strides, detector.model.grid_origin, postprocess.score_threshold
+        form,
+        model.neck.strides,
+        model.grid_origin,
+        postprocess.score_threshold,
+        model.head.anchors_per_cell,
     )
     for batch in batches:
         outputs = network(batch.images.float(), batch.input_sizes)
@@ -199,11 +242,13 @@ def compare(network, detector: Detector, form: str, batches: list[Batch], limits
             for name, value in zip(original.outputs, wanted, strict=True):
                 found.add(name, outputs[name], value)
         images = detector.normalize(batch.images, batch.input_sizes)
-        wanted = postprocess(detector.model(images), batch.metas, rescale=False)
+        predictions = detector.model(images)
+        wanted = postprocess(predictions, batch.metas, rescale=False)
+        candidates = everything(predictions, batch.metas, rescale=False)
         size = tuple(batch.images.shape[-2:])
         got = exported.detections(outputs, size, postprocess, batch.metas, rescale=False)
-        for one, other in zip(got, wanted, strict=True):
-            found.add_detections(one, other, postprocess, limits)
+        for one, other, chosen_from in zip(got, wanted, candidates, strict=True):
+            found.add_detections(one, other, postprocess, limits, chosen_from)
     return found
 
 

@@ -16,6 +16,9 @@ CONVENTIONS = (
     ("data", "std"),
     ("model", "grid_origin"),
     ("model", "quality"),
+    ("model", "box"),
+    ("model", "bin_width"),
+    ("assigner", "name"),
     ("postprocess", "pre_nms_rule"),
 )
 
@@ -83,13 +86,19 @@ def initialise(model: nn.Module, class_names: tuple[str, ...], config: Config) -
     rows = [(n, source_names.index(c)) for n, c in enumerate(class_names) if c in source_names]
     outputs = {}
     for name in CLASS_OUTPUT:
-        if name in theirs and name in own and theirs[name].shape[1:] == own[name].shape[1:]:
-            output = own[name].clone()
-            for row, source_row in rows:
-                output[row] = theirs[name][source_row].to(output)
-            if len(output) > len(class_names) and len(theirs[name]) > len(source_names):
-                output[-1] = theirs[name][-1].to(output)  # the background channel of both
-            outputs[name] = output
+        if name not in theirs or name not in own:
+            continue
+        ours = _by_class(own[name].clone(), model.head)
+        source = _by_class(theirs[name], model.head)
+        if source is None or source.shape[2:] != ours.shape[2:]:
+            continue
+        if source.shape[1] not in (len(source_names), len(source_names) + 1):
+            continue  # another number of anchors or of score bins
+        for row, source_row in rows:
+            ours[:, row] = source[:, source_row].to(ours)
+        if ours.shape[1] > len(class_names) and source.shape[1] > len(source_names):
+            ours[:, -1] = source[:, -1].to(ours)  # the background channel of both
+        outputs[name] = ours.flatten(0, 2)
     theirs.update(outputs)
     comparison = compare(theirs, own)
     outcome = Initialisation(
@@ -109,6 +118,14 @@ def initialise(model: nn.Module, class_names: tuple[str, ...], config: Config) -
     _refuse_frozen_random(model, {*comparison.missing, *(n for n, _, _ in comparison.mismatched)})
     model.load_state_dict({**own, **{name: theirs[name] for name in comparison.matched}})
     return outcome
+
+
+def _by_class(output: Tensor, head: nn.Module) -> Tensor | None:
+    """Class output rows as (anchors, classes, score bins, ...); None if they do not divide."""
+    anchors, bins = head.anchors_per_cell, head.score_bins
+    if output.ndim == 0 or len(output) % (anchors * bins):
+        return None
+    return output.unflatten(0, (anchors, -1, bins))
 
 
 def _refuse_frozen_random(model: nn.Module, random: set[str]) -> None:

@@ -19,7 +19,7 @@ def opening_lines(
 ) -> list[str]:
     """Versions, classes, data, size of the model, batch and learning rate."""
     train = config.train
-    lines = [f"gfl {gfl.__version__}, torch {torch.__version__}, {world_size()} x {device}"]
+    lines = [f"gfl {gfl.__version__}, torch {torch.__version__}, {_where(device)}"]
     ids = zip(train_data.category_ids, train_data.class_names, strict=True)
     mapping = ", ".join(f"{i} -> {n} {name}" for n, (i, name) in enumerate(ids))
     count = len(train_data.class_names)
@@ -64,6 +64,19 @@ def opening_lines(
         f"-> {state.schedule.lr:g}"
     )
     return lines
+
+
+def _where(device: torch.device) -> str:
+    """How many processes compute, and on what."""
+    count = world_size()
+    one = count == 1
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        place = f"on the CPU, {threads} thread{'s' * (threads > 1)}" + ("" if one else " each")
+    else:
+        name = torch.cuda.get_device_name(device)
+        place = f"on {device} ({name})" if one else f"each on a GPU, the first on {device} ({name})"
+    return f"1 process {place}" if one else f"{count} processes {place}"
 
 
 def memory_lines(config: Config, loader) -> list[str]:

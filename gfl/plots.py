@@ -12,6 +12,11 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 # Above that many classes a plot names only the whole.
 MAX_NAMED = 20
+CONFUSION_NOTE = (
+    f"Row: what is there. Column: what was detected, at IoU {IOU} and more.\n"
+    "Last column: objects that were missed. Last row: detections of nothing.\n"
+    "Numbers are counts; dark is a large share of the row."
+)
 
 
 def save_curves(folder: Path, curves: dict[str, Curve]) -> list[Path]:
@@ -38,15 +43,20 @@ def save_curves(folder: Path, curves: dict[str, Curve]) -> list[Path]:
 
 
 def save_confusion(folder: Path, matrix: np.ndarray, names: list[str]) -> Path:
-    """Write confusion.png: rows are true classes, columns what was detected, shares of a row."""
+    """Write confusion.png: rows are true classes, columns what was detected.
+
+    A cell's number counts objects, its colour is their share of the row; the last row holds
+    detections of nothing, the last column objects that were missed.
+    """
     labels = [*names, "nothing"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    side = max(4.0, 0.45 * len(labels) + 2)
+    side = max(5.0, 0.45 * len(labels) + 2)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize="small")
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
-    axes.set(xlabel="detected", ylabel="true")
+    axes.set(xlabel="detected as", ylabel="true class", title="What became of each object")
+    figure.supxlabel(CONFUSION_NOTE, fontsize="small")
     if len(labels) <= MAX_NAMED + 1:
         for (row, column), count in np.ndenumerate(matrix):
             if count:

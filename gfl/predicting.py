@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gfl.detections import Detections, check_classes
 from gfl.drawing import save_picture
 from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
 from gfl.html_page import Picture, html_page, make_picture
+from gfl.progress import Progress
 from gfl.sources import Source, Video, VideoWriter, read_or_explain
 
 
@@ -70,10 +70,12 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
         if source.is_video:
             run.video(source)
     pictures = [source for source in sources if not source.is_video]
-    with tqdm(total=len(pictures), unit="image", disable=not pictures) as bar:
-        for start in range(0, len(pictures), wish.batch_size):
-            run.pictures(pictures[start : start + wish.batch_size])
-            bar.update(len(pictures[start : start + wish.batch_size]))
+    if pictures:
+        with Progress(len(pictures), "image") as progress:
+            for start in range(0, len(pictures), wish.batch_size):
+                batch = pictures[start : start + wish.batch_size]
+                run.pictures(batch)
+                progress.advance(len(batch))
     return run.finish()
 
 
@@ -119,14 +121,14 @@ class _Run:
             writer = VideoWriter(self.out / source.name, frames.rate)
             rest = itertools.islice(frames, self.wish.frames)
             number = 0
-            with tqdm(total=frames.length, unit="frame", desc=source.path) as bar:
+            with Progress(frames.length, "frame", title=source.path) as progress:
                 while batch := list(itertools.islice(rest, self.wish.batch_size)):
                     for image, detections in zip(batch, self._detect(batch), strict=True):
                         drawn = self._note(source, number, image, detections)
                         if drawn is not None:
                             writer.write(drawn)
                         number += 1
-                        bar.update()
+                        progress.advance()
             writer.close()
         except UserError as error:
             self.skipped[source.path] = str(error)

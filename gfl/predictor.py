@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from gfl import build, tiling
+from gfl.analysis.temperature import stored_temperature
 from gfl.config import parse_config
 from gfl.conversion import open_checkpoint
 from gfl.data.batch import collate, padded_size
@@ -67,10 +68,12 @@ def detector_of(content: dict, name: str, *options) -> "Detector":
     try:
         model.load_state_dict(content.get("ema") or content["model"])
     except RuntimeError as error:
-        raise UserError(f"{name} is damaged: {str(error)[:500]}") from None
+        reason = str(error)[:500]
+        raise UserError(f"{name} is damaged, or does not fit its config: {reason}") from None
     ids = tuple(content["class_map"]["category_ids"])
     detector = Detector(model, config, names, ids, *options)
     detector.recommend(content.get("thresholds"))
+    detector.temperature = stored_temperature(content, name)
     return detector
 
 
@@ -82,6 +85,7 @@ class Detector:
         category_ids: the training data's own id of each label.
         config: what it was trained with.
         thresholds: recommended score of each class, or ().
+        temperature: what `edge_std` is multiplied by; 1 unless one was stored in the checkpoint.
         device: where it computes.
     """
 
@@ -109,6 +113,7 @@ class Detector:
 
     def _describe(self, config, class_names: tuple[str, ...], category_ids: tuple[int, ...]):
         self.thresholds: tuple[float, ...] = ()
+        self.temperature = 1.0
         self.config, self.class_names, self.category_ids = config, class_names, category_ids
         size = config.data.test_size
         self._short, self._transform = size.short_range[1], Transform(size.long)
@@ -215,7 +220,7 @@ class Detector:
     def _detect(self, items: list, postprocess) -> list[Detections]:
         return [
             replace(
-                found.to("cpu"),
+                found.to("cpu").widened(self.temperature),
                 names=self.class_names,
                 category_ids=self.category_ids,
                 thresholds=self.thresholds,
@@ -248,6 +253,7 @@ class OnnxDetector(Detector):
         names, ids = tuple(metadata["class_names"]), tuple(metadata["category_ids"])
         self._describe(parse_config(metadata["config"], str(path)), names, ids)
         self.recommend(metadata["thresholds"].get("per_class"))
+        self.temperature = stored_temperature(metadata, str(path))
 
     def _compute(self, batch: Batch, postprocess) -> list[Detections]:
         outputs = self._network(batch.images, batch.input_sizes)

@@ -1,7 +1,10 @@
-"""Whether a checkpoint can be gone on from with this config and data, and doing so."""
+"""Whether a checkpoint can be gone on from with this config and data, doing so, and saying so."""
+
+from pathlib import Path
 
 from gfl.engine.checkpoint import TrainState
-from gfl.errors import UserError
+from gfl.engine.keeper import BEST
+from gfl.errors import UserError, some
 from gfl.schema import Config
 
 
@@ -20,10 +23,13 @@ def restore(
     """
     if "optimizer" not in checkpoint:
         raise UserError("last.pt holds weights only: nothing to resume.")
-    if tuple(checkpoint["class_map"]["names"]) != class_names:
+    known = tuple(checkpoint["class_map"]["names"])
+    if known != class_names:
+        gone, new = sorted({*known} - {*class_names}), sorted({*class_names} - {*known})
+        how = f"gone {some(gone)}, new {some(new)}" if gone or new else "their order has changed"
         raise UserError(
-            f"the checkpoint's classes {checkpoint['class_map']['names']} are not those of the "
-            f"data {list(class_names)}: resume with the data it was trained on."
+            f"the checkpoint's {len(known)} classes are not the {len(class_names)} of the data: "
+            f"{how}. Resume with the data it was trained on."
         )
     if checkpoint["steps_per_epoch"] != steps_per_epoch:
         raise UserError(
@@ -39,3 +45,22 @@ def restore(
         raise UserError(
             f"last.pt does not fit this config's model or optimizer: {str(error)[:500]}"
         ) from None
+
+
+def resumed_lines(state: TrainState, config: Config, total_steps: int, work_dir: Path) -> list[str]:
+    """Where a resumed training stands; of one that is finished, how to train longer."""
+    lines = [f"resumed at step {state.step} of {total_steps}"]
+    if state.step < total_steps:
+        return lines
+    epochs = config.train.epochs
+    best = "nothing was evaluated yet"
+    if state.best:
+        ap, epoch = state.best["AP"], state.best["epoch"]
+        best = f"best AP {ap:.4f} on val, of epoch {epoch}: {work_dir / BEST}"
+    lines.append(f"this training is finished, {epochs} of {epochs} epochs; {best}")
+    lines.append(
+        f"to train longer, say so with more epochs: --resume train.epochs={2 * epochs} (the "
+        "learning rate is then the longer schedule's), or begin a new schedule from these weights: "
+        f"init_from={work_dir / BEST} --work-dir runs/NEW"
+    )
+    return lines

@@ -6,7 +6,7 @@ Legend of shape letters, for the whole package:
     C classes                 K box channels of one location, 4 * (reg_max + 1) for distributions
     G objects in an image, padded to the largest count of the batch      I ignore boxes, likewise
     M slots, the locations at which box losses are computed (a superset of the positives)
-    D detections of one image
+    D detections of one image                      S bins of a score that is a distribution
 
 Boxes are xyxy, side distances ltrb (left, top, right, bottom). The unit is the pixel; what is
 measured in strides ends in `_cells`. Sizes are (height, width).
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from gfl.detections import Detections
@@ -141,7 +142,8 @@ class Predictions(OnDevice):
     """What the network says about every location.
 
     Attributes:
-        cls_logits: (B, N, C) classification logits, float32; joint with the IoU in GFL.
+        cls_logits: (B, N, C) classification logits, float32; joint with the IoU in GFL. Where
+            scores are distributions, (B, N, C, S) logits of the scores 0, 1 / (S - 1) ... 1.
         box_logits: (B, N, K) what the box representation reads sides from, sides ltrb outer.
         grid: the locations.
         quality_logits: (B, N, 1) logits of a quality that multiplies the class scores, or None.
@@ -155,20 +157,38 @@ class Predictions(OnDevice):
     def __post_init__(self):
         num_images = self.cls_logits.shape[0]
         num_locations = self.grid.strides.shape[0]
-        check_shape("cls_logits", self.cls_logits, num_images, num_locations, None)
+        classes = (None,) if self.cls_logits.ndim < 4 else (None, None)
+        check_shape("cls_logits", self.cls_logits, num_images, num_locations, *classes)
         check_shape("box_logits", self.box_logits, num_images, num_locations, None)
         if self.quality_logits is not None:
             check_shape("quality_logits", self.quality_logits, num_images, num_locations, 1)
 
+    @property
+    def scores_are_distributions(self) -> bool:
+        """Whether each class score is the expectation of a distribution."""
+        return self.cls_logits.ndim == 4
+
+    def class_scores(self) -> Tensor:
+        """(B, N, C) float32 scores in [0, 1] of the classes alone."""
+        if self.scores_are_distributions:
+            return expected_score(self.cls_logits.float())
+        return self.cls_logits.float().sigmoid()
+
     def joint_scores(self) -> Tensor:
-        """(B, N, C) float32 scores in [0, 1]: the class logit's sigmoid, times a quality if any.
+        """(B, N, C) float32 scores in [0, 1]: those of the classes, times a quality if any.
 
         Source: arXiv 2006.04388 section 3.2; arXiv 2011.12885 equation 2.
         """
-        scores = self.cls_logits.float().sigmoid()
+        scores = self.class_scores()
         if self.quality_logits is not None:
             scores = scores * self.quality_logits.float().sigmoid()
         return scores
+
+
+def expected_score(logits: Tensor) -> Tensor:
+    """Mean of a distribution over the scores 0, 1 / (S - 1) ... 1: (..., S) logits to (...)."""
+    scores = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
+    return logits.softmax(-1) @ (scores / (logits.shape[-1] - 1))
 
 
 @dataclass(frozen=True)

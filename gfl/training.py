@@ -33,8 +33,9 @@ from gfl.engine.train import train_one_epoch
 from gfl.errors import TrainingStopped
 from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
-from gfl.resuming import restore
+from gfl.resuming import restore, resumed_lines
 from gfl.sample import make_shapes
+from gfl.teacher import load_teacher
 from gfl.validation import Validation
 from gfl.visualize import save_first_batches
 from gfl.work_dir import describe_run, differences, only_one_training, start_work_dir
@@ -68,8 +69,8 @@ def train(
         TrainingStopped: SIGTERM or SIGINT came; last.pt holds the step that was finished.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    resume = resume or restart_count() > 0
     with StopSignal() as stop, process_group(config.device) as device:
+        resume = any(gather_objects(resume or restart_count() > 0))
         with only_one_training(Path(work_dir)), lost_worker_explained():
             run = _Run(config, Path(work_dir), device, resume, train_dataset, val_dataset, stop)
             try:
@@ -90,6 +91,8 @@ class _Run:
         _seed(config)
         if config.data.draw_sample and is_main() and not Path(config.data.path or ".").exists():
             make_shapes(config.data.path)
+            drawn = f"the sample data was drawn into {config.data.path}"
+            note = f"{note}\n{drawn}" if note else drawn
         broadcast_object(None)  # the others wait for it
         if train_dataset is None:
             train_dataset = build.build_dataset(config, "train")
@@ -115,6 +118,7 @@ class _Run:
             self.initialisation = initialise(self.state.model, self.class_names, config)
             if self.state.ema:
                 self.state.ema.model.load_state_dict(self.state.model.state_dict())
+        self.teacher = load_teacher(config, self.state.model, device)
         self.network = self.state.model
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
@@ -160,6 +164,7 @@ class _Run:
                 bad_batches,
                 self.keeper.save_last,
                 self.stop.due,
+                self.teacher,
             )
             self.keeper.save_last()
             self._leave_if(self.stop.due(self.state.step))
@@ -193,7 +198,8 @@ class _Run:
         what = "no checkpoint" if held is None else f"{self.work_dir / LAST} holds step {held}"
         raise TrainingStopped(
             f"{signal.Signals(number).name}: stopped after step {self.state.step} of "
-            f"{self.total_steps}; {what}. The same command with --resume goes on."
+            f"{self.total_steps}; {what}. The same command with --resume goes on, or: "
+            f"train {self.work_dir / 'config.yaml'} --resume"
         )
 
     def _set_position(self) -> None:
@@ -229,7 +235,7 @@ class _Run:
         if checkpoint is not None:
             changes = differences(checkpoint["config"], self.config.to_dict())
             lines += [f"changed since the checkpoint: {line}" for line in changes]
-            lines.append(f"resumed at step {self.state.step} of {self.total_steps}")
+            lines += resumed_lines(self.state, self.config, self.total_steps, self.work_dir)
         for line in lines:
             self.log.say(line)
 

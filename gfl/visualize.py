@@ -10,7 +10,7 @@ from torch import nn
 
 from gfl.data.batch import Normalize
 from gfl.data.loader import BatchLoader
-from gfl.drawing import draw_boxes, save_picture, tile_pictures
+from gfl.drawing import draw_boxes, enlarged, save_picture, tile_pictures
 from gfl.structures import Batch
 
 # Batches drawn to train_batches/ and images of each, and images drawn with predictions.
@@ -23,8 +23,8 @@ def draw_batch(batch: Batch, class_names: Sequence[str]) -> np.ndarray:
     pictures = []
     for number in range(len(batch.metas)):
         present = batch.targets.present[number]
-        image = batch.images[number].permute(1, 2, 0).numpy()
-        boxes = batch.targets.boxes[number][present].tolist()
+        image, factor = enlarged(batch.images[number].permute(1, 2, 0).numpy())
+        boxes = (batch.targets.boxes[number][present] * factor).tolist()
         labels = batch.targets.labels[number][present].tolist()
         pictures.append(draw_boxes(image, boxes, labels, class_names))
     return tile_pictures(pictures)
@@ -54,7 +54,8 @@ def draw_predictions(
         batch = loader.load([key]).to(normalize.mean.device)
         predictions = model(normalize(batch.images, batch.input_sizes))
         [detections] = postprocess(predictions, batch.metas)
-        image = loader.dataset.dataset[key.index].image
+        image, factor = enlarged(loader.dataset.dataset[key.index].image)
         detections = replace(detections, names=tuple(class_names)).filter()
+        detections = replace(detections, boxes=detections.boxes * factor)
         pictures.append(detections.draw(image, doubt=False))
     return tile_pictures(pictures)

@@ -42,8 +42,9 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
     for name in (LAST, PREVIOUS):
         if (work_dir / name).exists() and not resume:
             raise UserError(
-                f"{work_dir / name} exists: this directory holds a training. Go on with --resume, "
-                "or choose another --work-dir."
+                f"{work_dir / name} exists: this directory holds a training. Go on with --resume "
+                f"(its settings are in {work_dir / 'config.yaml'}, which is a config too), or "
+                "choose another --work-dir."
             )
     if (work_dir / BEST).exists() and not any((work_dir / n).exists() for n in (LAST, PREVIOUS)):
         raise UserError(
@@ -60,8 +61,12 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
 
 
 @contextmanager
-def only_one_training(work_dir: Path) -> Iterator[None]:
+def only_one_training(work_dir: Path, option: str = "--work-dir") -> Iterator[None]:
     """Hold the work directory while a training runs in it; the system lets go when it dies.
+
+    Args:
+        work_dir: is made where it is missing.
+        option: of the command that names it, for the message.
 
     Raises:
         UserError: on every process alike: another training runs there, or it can not be made.
@@ -74,7 +79,7 @@ def only_one_training(work_dir: Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            problem = f"another training runs in {work_dir}: choose another --work-dir."
+            problem = f"another training runs in {work_dir}: choose another {option}."
         except OSError as error:
             problem = f"cannot make work directory {work_dir}: {reason(error)}"
     try:

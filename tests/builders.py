@@ -1,13 +1,16 @@
 """Small values for tests: targets, grids, predictions, data sets, configs."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 from gfl.config import Config, parse_config
+from gfl.exporting import drawn_picture
 from gfl.grid import make_grid
 from gfl.structures import Predictions, Targets
 
@@ -185,3 +188,18 @@ def tiny_values(folder: Path, **train) -> dict:
 def tiny_config(folder: Path, **train) -> Config:
     """The config of `tiny_values`."""
     return parse_config(tiny_values(folder, **train))
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The .jpg files of the folder that GFL_PICTURES names, at any depth, or drawn ones.
+
+    Those are written to `folder`: photographs' shapes, and sides that are no multiple of anything.
+    """
+    if given := os.environ.get("GFL_PICTURES"):
+        return sorted(Path(given).rglob("*.jpg"))
+    files = []
+    for number, size in enumerate([(480, 640), (427, 640), (640, 481), (313, 500), (95, 81)]):
+        picture = drawn_picture(*size)[:, :: 1 if number % 2 else -1]
+        files.append(folder / f"drawn{number}.jpg")
+        Image.fromarray(np.ascontiguousarray(picture)).save(files[-1])
+    return files

@@ -84,6 +84,29 @@ def test_what_a_forgiven_one_suppresses_is_forgiven():
     assert counts(compare(one, other)) == (1, 2, 0)
 
 
+def test_a_rival_in_anothers_place_is_held_against_the_decisions():
+    # The limit between the first and the second decides whether the third, which the second
+    # suppresses, is in the list; second and third are a pair by their overlap of 0.995.
+    second, third = [0.0, 0.0, 60.005, 100.0], [0.0, 0.0, 59.705, 100.0]
+    one = found((SQUARE, 0.9, 0), (third, 0.4, 0))
+    other = found((SQUARE, 0.9, 0), (second, 0.5, 0))
+    candidates = found((SQUARE, 0.9, 0), (second, 0.5, 0), (third, 0.4, 0))
+    rivals = Differences()
+    rivals.add_detections(one, other, RULES, Tolerance(), candidates)
+    assert counts(rivals) == (1, 2, 0) and rivals.within(Tolerance())
+    # No candidate is like the third: then it is the second, computed wrongly.
+    wrong = Differences()
+    wrong.add_detections(one, other, RULES, Tolerance(), other)
+    assert counts(wrong) == (2, 0, 0) and not wrong.within(Tolerance())
+    # Far from a decision a rival has no excuse.
+    second, third = [0.0, 0.0, 50.0, 100.0], [0.0, 0.0, 49.7, 100.0]
+    one, other = found((SQUARE, 0.9, 0), (third, 0.4, 0)), found((SQUARE, 0.9, 0), (second, 0.5, 0))
+    candidates = found((SQUARE, 0.9, 0), (second, 0.5, 0), (third, 0.4, 0))
+    none = Differences()
+    none.add_detections(one, other, RULES, Tolerance(), candidates)
+    assert counts(none) == (1, 0, 2)
+
+
 def test_the_end_of_a_full_list_is_forgiven():
     places = [[200.0 * n, 0.0, 200.0 * n + 60, 60.0] for n in range(6)]
     full = found(*((places[n], 0.9 - 0.1 * n, 0) for n in range(4)))

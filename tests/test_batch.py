@@ -75,6 +75,31 @@ def test_channels_and_rows_keep_their_places():
     assert batch.images[1, :, 3, 5].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (37, 53), (64, 96)])
+def test_pixels_of_any_size_are_those_of_a_permuted_copy(size):
+    pixels = np.random.default_rng(0).integers(1, 256, (*size, 3)).astype(np.uint8)
+    sample, meta = item(*size)
+    mirrored = pixels[:, ::-1]  # as a flip gives it: not contiguous
+    batch = collate([(replace(sample, image=mirrored), meta), item(64, 96, value=7)])
+    want = torch.zeros(3, 64, 96, dtype=torch.uint8)
+    want[:, : size[0], : size[1]] = torch.from_numpy(mirrored.copy()).permute(2, 0, 1)
+    assert torch.equal(batch.images[0], want)
+    assert (batch.images[1] == 7).all()
+
+
+def test_images_of_another_type_are_not_black():
+    sample, meta = item(4, 4)
+    batch = collate([(replace(sample, image=np.full((4, 4, 3), 9.0)), meta)])
+    assert (batch.images[0, :, :4, :4] == 9).all()
+
+
+def test_images_of_other_channels_are_refused():
+    sample, meta = item(4, 4)
+    for shape in ((4, 4), (4, 4, 4), (4, 4, 1)):
+        with pytest.raises(ValueError, match=r"expected \(H, W, 3\)"):
+            collate([(replace(sample, image=np.zeros(shape, np.uint8)), meta)])
+
+
 def test_batch_without_objects():
     batch = collate([item(32, 32), item(32, 64)])
     targets = batch.targets

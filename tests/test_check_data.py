@@ -47,7 +47,7 @@ def test_messy_data_is_one_table_of_what_was_found_and_done(capsys, tmp_path):
     source = {"images": str(folder / "images")}
     source["annotations"] = str(folder / "annotations" / "messy.json")
     values["data"] |= {"path": None, "train": source}
-    status, rows, error, found = checked(capsys, tmp_path, values)
+    status, rows, error, found = checked(capsys, tmp_path, values, "--split", "train")
     assert (status, error) == (0, "")
     cells = {row[1]: row[2:4] for row in rows[1:]}
     assert cells["unreadable_image"] == ["3", "skip"]  # zero.jpg, page.jpg, cut.png
@@ -91,6 +91,54 @@ def test_data_that_no_training_would_take_is_refused(capsys, tmp_path):
     assert ["train", "images", "3"] in rows
     status, *_ = checked(capsys, tmp_path, tiny_values(folder), "--split", "train")
     assert status == 0
+
+
+def refused_alike(capsys, tmp_path, values: dict) -> tuple[int, list, str]:
+    """The check of a config, whose status must be that of a training's start."""
+    status, rows, error, _ = checked(capsys, tmp_path, values)
+    assert "Traceback" not in error
+    taken = status == 0
+    config = gfl.config.parse_config(values)
+    try:
+        train = build_dataset(config, "train")
+        build_dataset(config, "val", train.class_names)
+    except gfl.UserError as refusal:
+        assert not taken and str(refusal) in error
+    else:
+        assert taken
+    return status, rows, error
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_data_without_val_is_refused_as_a_training_does(format, capsys, tmp_path):
+    folder = write_formats(tmp_path / "sets", {"train": 4})[format]
+    values = tiny_values(folder)
+    values["data"]["format"] = format
+    status, rows, error = refused_alike(capsys, tmp_path, values)
+    assert status == 2 and error.startswith("error: val: ") and "data.val_fraction=0.1" in error
+    assert ["train", "images", "4"] in rows
+    [row] = [row for row in rows if row[0] == "val"]
+    assert row[1:4] == ["refused", "1", "no"] and row[4].startswith("training")
+    values["data"]["val_fraction"] = 0.5
+    assert refused_alike(capsys, tmp_path, values)[0] == 0
+    values["data"] |= {"val_fraction": None, "format": "coco", "path": None}
+    values["data"]["train"] = {"images": "sets/coco/images", "annotations": "nowhere.json"}
+    assert refused_alike(capsys, tmp_path, values)[0] == 2
+
+
+def test_a_test_split_that_can_not_be_used_stops_no_training(capsys, tmp_path):
+    folder = write_formats(tmp_path / "sets", {"train": 3, "val": 2})["yolo"]
+    with open(folder / "data.yaml", "a") as file:
+        file.write("test: images/test\n")
+    values = tiny_values(folder)
+    values["data"]["format"] = "yolo"
+    status, rows, error = refused_alike(capsys, tmp_path, values)
+    assert status == 0 and error.startswith("WARNING: test: ") and "images/test" in error
+    assert error.endswith("A training reads no test.\n") and error.count("\n") == 1
+    [row] = [row for row in rows if row[0] == "test"]
+    assert row[1:4] == ["refused", "1", "no"] and row[4].startswith("test ")
+    status, _, error, _ = checked(capsys, tmp_path, values, "--split", "test")
+    assert status == 2 and error.startswith("error: test: ")
 
 
 def test_every_format_is_checked(capsys, tmp_path):

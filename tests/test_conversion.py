@@ -334,6 +334,9 @@ def test_each_wrong_tensor_is_named(legacy, model, tmp_path):
     text = str(refusal.value)
     assert re.search(r"missing +2\n", text) and "head.cls_tower.0.conv.weight" in text
     assert "neck.lateral.1.weight" in text
+    # It is on ResNet-18, of which there is no shipped config: none is blamed.
+    assert "does not fit a GFL detector on resnet18 (no shipped config has it)" in text
+    assert "gfl_r50_fpn_1x" not in text and "--config FILE.yaml" in text
     assert re.search(r"unexpected +1\n +neck.lateral.9.weight", text)
     assert re.search(r"mismatched +1\n +head.box_out.bias \(file \(35,\), network \(36,\)\)", text)
 

@@ -9,6 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import gfl.plots
 from gfl.engine.curves import class_curves, confusion_matrix
 from gfl.plots import save_confusion, save_curves
 
@@ -116,3 +117,17 @@ def test_plots_are_pictures(tmp_path):
     for file in files:
         assert cv2.imread(str(file)).std() > 5
     save_curves(tmp_path, {})
+
+
+def test_confusion_says_what_rows_and_columns_are(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(gfl.plots, "_save", lambda figure, path: kept.append(figure))
+    save_confusion(tmp_path, np.array([[3, 1], [2, 0]]), ["cat"])
+    [axes], note = kept[0].axes, kept[0].get_supxlabel()
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true class", "detected as")
+    assert axes.get_title() == "What became of each object"
+    assert "Last column: objects that were missed. Last row: detections of nothing." in note
+    figure = kept[0]
+    figure.canvas.draw()
+    inside = figure._supxlabel.get_window_extent()
+    assert inside.x0 >= 0 and inside.x1 <= figure.bbox.x1  # nothing is cut off

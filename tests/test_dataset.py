@@ -136,6 +136,16 @@ def test_different_names_stop_with_both(folder):
     )
 
 
+def test_many_different_names_are_named_in_part(folder):
+    message = refusal(folder, content(), [f"class{i:02d}" for i in range(80)])
+    assert "only here ['disc', 'square'], missing here ['class00', 'class01'" in message
+    assert "'class09', ... 70 more]" in message and "class10" not in message
+    categories = [{"id": i, "name": f"class{i:02d}"} for i in range(80)]
+    annotation = {"image_id": 10, "category_id": 99, "bbox": [0, 0, 5, 5]}
+    message = refusal(folder, content(annotation, categories=categories))
+    assert "9: 'class09'} and 70 more" in message and "class10" not in message
+
+
 def test_class_list_that_is_a_plain_string_stops(folder):
     message = refusal(folder, content(), "square")
     assert "only here ['disc', 'square']" in message

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gfl
-from gfl.drawing import draw_boxes, save_picture
+from gfl.drawing import EMPTY, draw_boxes, enlarged, save_picture, tile_pictures
 from gfl.structures import Detections
 
 
@@ -113,6 +113,28 @@ def test_boxes_beyond_the_image_are_drawn_as_far_as_they_go():
     image = np.zeros((20, 20, 3), np.uint8)
     boxes, deviations = [[-30.0, -30.0, 50.0, 50.0]], [[99.0, 99.0, 99.0, 99.0]]
     assert draw_boxes(image, boxes, [0], ["x"], [0.5], deviations).shape == image.shape
+
+
+@pytest.mark.parametrize(
+    "size, factor",
+    [((400, 500), 1), ((800, 1333), 1), ((399, 500), 2), ((96, 128), 5), ((1, 1), 400)]
+    + [((10, 500), 2), ((1, 3000), 1)],  # long ones stay handy
+)
+def test_small_pictures_are_enlarged_until_names_can_be_read(size, factor):
+    image = np.arange(size[0] * size[1] * 3).astype(np.uint8).reshape(*size, 3)
+    large, found = enlarged(image)
+    assert found == factor and large.shape == (size[0] * factor, size[1] * factor, 3)
+    assert np.array_equal(large[::factor, ::factor], image)
+
+
+@pytest.mark.parametrize(
+    "count, rows, columns",
+    [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 2), (5, 2, 3), (7, 2, 4), (8, 2, 4), (16, 4, 4)],
+)
+def test_pictures_fill_their_grid(count, rows, columns):
+    grid = tile_pictures([np.full((10, 20, 3), 9, np.uint8)] * count)
+    assert grid.shape == (rows * 10, columns * 20, 3)
+    assert (grid == 9).sum() == count * 600 and set(np.unique(grid)) <= {9, EMPTY}
 
 
 def test_pictures_that_can_not_be_written_are_named(tmp_path):

@@ -1,6 +1,8 @@
 """The pages in docs/ and the README: links lead somewhere, programs run, commands parse."""
 
+import itertools
 import re
+import runpy
 import shlex
 
 import pytest
@@ -38,6 +40,18 @@ def test_the_index_names_every_page():
     index = (REPOSITORY / "docs" / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
         assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def test_the_licences_page_names_every_dependency(monkeypatch):
+    setuptools = pytest.importorskip("setuptools")
+    said: dict = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **values: said.update(values))
+    runpy.run_path(str(REPOSITORY / "setup.py"))
+    needed = [*said["install_requires"], *itertools.chain(*said["extras_require"].values())]
+    page = (REPOSITORY / "docs" / "licences.md").read_text(encoding="utf-8")
+    assert len(needed) > 15
+    for requirement in needed:
+        assert f"| {re.match(r'[a-z-]+', requirement)[0]} |" in page, requirement
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +99,7 @@ def test_programs_run_one_after_the_other(page, place, monkeypatch, capsys):
 
 def commands(page) -> list[list[str]]:
     """The project's own command lines on a page, as (command, arguments)."""
-    runner = r"^\s*(?:&& )?(?:torchrun --\S+ \d+|\S*python3?) "
+    runner = r"^\s*(?:&& )?(?:torchrun(?: --[a-z-]+(?: [^-\s]\S*)?)+|\S*python3?) "
     found = []
     for block in blocks(page, "bash"):
         for line in re.sub(r"\\\n", " ", block).splitlines():

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from builders import pictures as picture_files
 from builders import tiny_values, write_coco
 from conftest import REPOSITORY
 from test_predictor import same
@@ -149,6 +150,55 @@ def agree(got, wanted, rules, tolerance=None) -> Differences:
     return found
 
 
+# Other qualities, boxes and assigners
+
+VARIANTS = {
+    "dirac": {
+        "model": {"box": "dirac", "quality": "none"},
+        "loss": {"dfl_weight": 0},
+        "assigner": {"name": "retinanet", "anchor_scale": 4},
+    },
+    "gaussian": {
+        "model": {"box": "gaussian", "quality": "iou_branch", "grid_origin": "cell_center"},
+        "assigner": {"name": "fcos"},
+    },
+    "narrow": {"model": {"bin_width": 0.5, "head": {"score": "distribution", "score_bins": 5}}},
+}
+
+
+@pytest.fixture(scope="module")
+def variant(folder):
+    def get(name: str) -> Path:
+        config = parse_config(merge_values(tiny_values(folder), VARIANTS[name]))
+        # exp of a logit, and nine anchors a place: smaller logits, or every box is a hit.
+        return write_checkpoint(folder / f"{name}.pt", config, cls_std=0.2, box_std=0.05)
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("dirac", "decoded"), ("dirac", "nms"), ("gaussian", "decoded"), ("gaussian", "nms")]
+    + [("narrow", "raw"), ("narrow", "nms")],
+)
+def test_a_combination_of_the_paper_exports_and_predicts_the_same(
+    name, form, variant, pictures, tmp_path
+):
+    checkpoint, out = variant(name), tmp_path / "net.onnx"
+    gfl.export(checkpoint, out, form, image=pictures[0])
+    detector, exported = gfl.load(checkpoint, device="cpu"), gfl.load(out)
+    assert exported.metadata["box"] == detector.config.model.box
+    rules = build_postprocess(detector.config)
+    agree(exported.predict(pictures), detector.predict(pictures), rules)
+
+
+@pytest.mark.parametrize("name", ["dirac", "gaussian"])
+def test_a_box_without_bins_has_no_raw_form(name, variant, tmp_path, capsys):
+    out = tmp_path / "net.onnx"
+    assert main([str(variant(name)), "--out", str(out), "--form", "raw"]) == 2
+    assert f"the detector's box is {name}" in capsys.readouterr().err and not out.exists()
+
+
 # The forms, without exporting
 
 
@@ -258,6 +308,16 @@ def test_loading_the_file_is_loading_the_checkpoint(kind, form, plain, v2, onnx_
     assert 0 < len(few) <= 4 and (few.scores > cut).all()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_each_picture_is_the_same_through_the_file(form, plain, onnx_files, tmp_path):
+    original, exported = gfl.load(plain, device="cpu"), gfl.load(onnx_files("plain", form))
+    images = picture_files(tmp_path)
+    got, wanted = exported.predict(images, batch_size=8), original.predict(images, batch_size=1)
+    found = agree(got, wanted, build_postprocess(original.config))
+    print(f"\n{len(images)} pictures through {form}: {found}")
+    assert found.near <= 0.01 * found.same
+
+
 def test_distributions_come_from_the_raw_form_alone(plain, onnx_files, pictures):
     [wanted] = gfl.load(plain, device="cpu").predict(pictures[0], distributions=True)
     [found] = gfl.load(onnx_files("plain", "raw")).predict(pictures[0], distributions=True)
@@ -280,6 +340,46 @@ def test_half_precision_is_half_inside_and_float32_outside(plain, onnx_files, pi
     got, wanted = gfl.load(path).predict(pictures), original.predict(pictures)
     agree(got, wanted, build_postprocess(original.config), HALF)
     assert path.stat().st_size < 0.6 * onnx_files("plain", "decoded").stat().st_size
+
+
+@torch.no_grad()
+def test_half_precision_decodes_boxes_in_float32(plain, onnx_files):
+    """Boxes are those of the distributions beside them; float16 would round them to whole pixels.
+
+    Two files of one network: what comes before the decoding is the same in both.
+    """
+    detector = gfl.load(plain, device="cpu")
+    batch = batch_of(detector, BATCHES["four"], 96)
+    raw, decoded = (
+        OnnxNetwork(onnx_files("half", form))(batch.images, batch.input_sizes)
+        for form in ("raw", "decoded")
+    )
+    grid = detector.model(detector.normalize(batch.images, batch.input_sizes)).grid
+    sides = raw["distributions"].double()
+    assert (sides.sum(-1) - 1).abs().max() < 1e-6  # in float16 off by 3e-4
+    mean = (sides * torch.arange(9)).sum(-1)
+    deviation = (sides * (torch.arange(9) - mean[..., None]) ** 2).sum(-1).sqrt()
+    strides = grid.strides.double()[:, None]
+    corners = grid.centers - mean[..., :2] * strides, grid.centers + mean[..., 2:] * strides
+    for name, value in {"boxes": torch.cat(corners, -1), "edge_std": deviation * strides}.items():
+        assert value.abs().max() > 100
+        torch.testing.assert_close(decoded[name].double(), value, rtol=0, atol=2e-3)
+
+
+def test_deformable_convolutions_are_float32_in_half_precision(folder, pictures):
+    config = parse_config(merge_values(tiny_values(folder), DCN))
+    checkpoint = write_checkpoint(folder / "deformable.pt", config)
+    report = gfl.export(checkpoint, folder / "deformable.onnx", half=True)
+    print(report["largest_difference"], report["detections"])
+    assert report["detections"]["same"] > 50
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / "deformable.onnx"))
+    kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    layers = [node for node in model.graph.node if node.op_type == "DeformConv"]
+    assert len(layers) == 4
+    for node in layers:
+        assert {kinds[name] for name in node.input if name} == {onnx.TensorProto.FLOAT}
+    assert onnx.TensorProto.FLOAT16 in kinds.values()
 
 
 def test_metadata_says_all_that_is_needed(plain, onnx_files):
@@ -406,8 +506,6 @@ def test_what_can_not_be_exported_is_said_before_the_work(out, options, says, pl
 def test_what_onnx_has_no_deformable_convolutions_for(folder, tmp_path):
     config = parse_config(merge_values(tiny_values(folder), DCN))
     checkpoint = write_checkpoint(tmp_path / "deformable.pt", config)
-    with pytest.raises(gfl.UserError, match=r"without --half, or as \.pt2"):
-        gfl.export(checkpoint, tmp_path / "net.onnx", half=True)
     with pytest.raises(gfl.UserError, match="19 or more"):
         gfl.export(checkpoint, tmp_path / "net.onnx", opset=18)
 

@@ -320,6 +320,24 @@ def test_fraction_of_a_single_image_is_refused(tmp_path):
         dataset_of(folder, val_fraction=0.5)
 
 
+def test_overfit_trains_and_evaluates_on_the_same_few(tmp_path):
+    """Also where there is a val, and in every format; images with objects come first."""
+    for format, folder in write_formats(tmp_path / "sets", {"train": 9, "val": 2}).items():
+        train, val = (dataset_of(folder, format, split, overfit=4) for split in ("train", "val"))
+        assert names_of(train) == names_of(val) and len(train) == 4
+        assert all("val_" not in name for name in names_of(val))
+        [finding] = train.findings
+        assert "4 of 9 images are train and val alike" in finding.items[0]
+    folder = write_coco(tmp_path / "empty", {"train": 9}, empty_every=3)
+    assert dataset_of(folder, overfit=6).report["images without objects (kept)"] == 0
+    assert len(dataset_of(folder, overfit=100)) == 9
+    source = {"images": "a", "annotations": "b"}
+    with pytest.raises(UserError, match="overfit and val are both set, but overfit needs no val"):
+        config_of(folder, val=source, overfit=4)
+    with pytest.raises(UserError, match="overfit and val_fraction are both set"):
+        config_of(folder, val_fraction=0.1, overfit=4)
+
+
 def test_a_voc_page_that_names_another_picture_goes_by_its_stem(folders):
     """After a renaming the old name may be that of a picture of another split."""
     voc = folders["voc"]

@@ -6,14 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from builders import tiny_config, write_coco
+from builders import pictures, tiny_config, write_coco
 from PIL import Image
 from test_conversion import small_model, write
 
 import gfl
-from gfl.build import build_model
+from gfl.build import build_model, build_postprocess
 from gfl.config import merge_values, parse_config
 from gfl.engine.checkpoint import save_checkpoint
+from gfl.interop.agreement import Differences, Tolerance
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,33 @@ def test_path_array_and_picture_are_the_same(detector, files):
     for image in (Path(files[0]), array, Image.open(files[0]), np.asfortranarray(array)):
         [found] = detector.predict([image])
         same(found, wanted)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def test_each_picture_is_the_same_by_path_array_and_picture(detector, photographs):
+    for file in photographs:
+        with Image.open(file) as opened:
+            array = np.asarray(opened.convert("RGB"))
+        [wanted] = detector.predict(file)
+        for image in (str(file), Image.open(file), array, array[:, ::-1].copy()[:, ::-1]):
+            same(detector.predict(image)[0], wanted)
+    assert len(wanted) > 5
+
+
+def test_each_picture_is_the_same_alone_and_in_batches(detector, photographs):
+    """By the rule of exports: pairs of one class with an IoU above 0.99, or a close decision."""
+    alone = [detector.predict(file)[0] for file in photographs]
+    together = detector.predict(photographs, batch_size=8)
+    found, rules = Differences(), build_postprocess(detector.config)
+    for one, other in zip(together, alone, strict=True):
+        found.add_detections(one, other, rules, Tolerance())
+    print(f"\n{len(photographs)} pictures, batches of 1 and 8: {found}")
+    assert found.within(Tolerance()), found
+    assert found.same > 10 * len(photographs) and found.near <= 0.01 * found.same
 
 
 def test_lists_and_generators_keep_their_order(detector, files):

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jobs
 import pytest
+import torch.distributed as dist
 import yaml
 from builders import tiny_config, tiny_values, write_coco
 from conftest import REPOSITORY
@@ -16,6 +19,7 @@ from test_train import metrics_of
 
 from gfl.build import build_dataset, build_train_loader
 from gfl.build import data as build_data
+from gfl.distributed import _agreed_word
 from gfl.engine.checkpoint import load_checkpoint
 from gfl.errors import UserError
 
@@ -130,6 +134,50 @@ def test_torchruns_restart_resumes_by_itself(config, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "resumed at step 2 of 8" in done.stderr
+    assert [m["step"] for m in metrics_of(tmp_path / "run") if "loss" in m] == list(range(1, 9))
+
+
+def test_processes_agree_on_a_word_whatever_those_before_have_left():
+    """Two starts with one store, the first with a third process, the second finds its leavings."""
+    store, words = dist.HashStore(), []
+    with ThreadPoolExecutor() as pool:
+        for count in (3, 2):
+            first = pool.submit(_agreed_word, store, 0, count)
+            time.sleep(0.1)  # it has answered to what was left there
+            others = [pool.submit(_agreed_word, store, n, count) for n in range(1, count)]
+            found = {future.result(30) for future in (first, *others)}
+            assert len(found) == 1
+            words += found
+    assert words[0] != words[1]
+
+
+@pytest.mark.slow
+def test_two_nodes_restart_after_a_process_of_one_was_killed(config, tmp_path):
+    """Each node counts its own failures only: they restart with different counts."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        SCRIPT.format(tests=str(REPOSITORY / "tests"))
+        .replace(
+            'os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"', 'not os.path.exists("restarted")'
+        )
+        .replace("    jobs.in", '    open("restarted", "w").close()\n    jobs.in')
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--max-restarts=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+    command += [str(script), str(config), "--work-dir", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    more = {"stderr": subprocess.PIPE, "text": True, "env": environment, "cwd": tmp_path}
+    nodes = [subprocess.Popen(command, **more) for _ in range(2)]
+    try:
+        errors = [node.communicate(timeout=240)[1] for node in nodes]
+    finally:
+        for node in nodes:
+            node.terminate()
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert "resumed at step" in "".join(errors)
     assert [m["step"] for m in metrics_of(tmp_path / "run") if "loss" in m] == list(range(1, 9))
 
 

@@ -1,11 +1,19 @@
 """Large images in pieces: windows, and merging what was found in them."""
 
+import subprocess
+import sys
+import weakref
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from builders import tiny_config
+from conftest import REPOSITORY
 
+from gfl.build import build_model
+from gfl.config import parse_config
 from gfl.predictor import Detector
 from gfl.structures import Detections
 from gfl.tiling import merge, windows
@@ -91,49 +99,135 @@ def test_the_places_of_the_bins_move_with_the_boxes():
 
 
 class Bright(Detector):
-    """Finds bright squares by their pixels, in place of a network, as `predict` would."""
+    """Finds bright rectangles by their pixels, in place of a network.
 
-    def __init__(self):
-        options = type("Options", (), {"nms_iou": 0.6, "max_per_image": 1000})
-        self.config = type("Config", (), {"postprocess": options})
-        self.largest = 0
+    Args:
+        noise: largest error of a side, pixels of the network input; scores are then random too.
+    """
 
-    def predict(self, images, batch_size=8, score_threshold=None, distributions=False):
-        import cv2
+    def __init__(self, tile: int, noise: float = 0.0):
+        size = {"short": tile, "long": tile}  # pieces are seen at their own size
+        rules = {"nms_iou": 0.6, "max_per_image": 1000}
+        config = parse_config({"data": {"test_size": size}, "postprocess": rules})
+        self._describe(config, ("a", "b"), (1, 2))
+        self.noise, self.rng = noise, np.random.default_rng(1)
 
-        results = []
-        for image in images:
-            self.largest = max(self.largest, image.size)
-            count, _, stats, _ = cv2.connectedComponentsWithStats(
-                (image[..., 0] > 200).astype(np.uint8)
+    def _compute(self, batch, postprocess):
+        return [
+            self._look(image, meta) for image, meta in zip(batch.images, batch.metas, strict=True)
+        ]
+
+    def _look(self, image, meta):
+        bright = (image[0].numpy() > 200).astype(np.uint8)
+        count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
+        rows = []
+        for x, y, w, h, area in stats[1:count].tolist():
+            far_away = meta.scale[0] < 1
+            if min(w, h) < (40 if far_away else 6):  # only large ones, and no slivers
+                continue
+            score = 0.5 + area / 1e7
+            if self.noise:
+                score = self.rng.uniform(0.1, 0.9)
+            rows.append(([x, y, x + w, y + h], score, 0))
+        seen = found(*rows)
+        boxes = (
+            seen.boxes + torch.from_numpy(self.rng.uniform(-1, 1, seen.boxes.shape)) * self.noise
+        )
+        return replace(seen, boxes=boxes.float() / torch.tensor(meta.scale * 2))
+
+
+def scene(seed: int, cell: int = 300, largest: int = 236):
+    """A picture of 6000 x 4000 pixels with a bright rectangle in each cell, and their boxes."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((4000, 6000, 3), np.uint8)
+    truth = []
+    for y in range(0, 4000 - cell + 1, cell):
+        for x in range(0, 6000 - cell + 1, cell):
+            w, h = (int(v) for v in rng.integers(12, largest, 2))
+            left, top = (
+                x + int(rng.integers(0, cell - 8 - w)),
+                y + int(rng.integers(0, cell - 8 - h)),
             )
-            rows = [
-                ([x, y, x + w, y + h], 0.5 + area / 1e6, 0)
-                for x, y, w, h, area in stats[1:count].tolist()
-                if image.shape[1] < 3000 or w > 300  # far away only large ones are seen
-            ]
-            results.append(found(*rows))
-        return results
+            image[top : top + h, left : left + w] = 255
+            truth.append([left, top, left + w, top + h])
+    return image, torch.tensor(truth, dtype=torch.float32)
 
 
 def test_no_object_is_lost_or_doubled_at_a_seam_of_a_large_image():
-    rng = np.random.default_rng(0)
-    image = np.zeros((4000, 6000, 3), np.uint8)
-    truth = []
-    for y in range(60, 3700, 300):
-        for x in range(60, 5700, 300):
-            w, h = rng.integers(8, 230, 2)
-            dx, dy = rng.integers(0, 60, 2)
-            image[y + dy : y + dy + h, x + dx : x + dx + w] = 255
-            truth.append([x + dx, y + dy, x + dx + w, y + dy + h])
-    detector = Bright()
-    got = detector.predict_tiled(image, tile=1024, overlap=0.25)
-    assert sorted(got.boxes.tolist()) == sorted([float(v) for v in box] for box in truth)
+    image, truth = scene(0)
+    got = Bright(1024).predict_tiled(image, tile=1024, overlap=0.25)
+    assert sorted(got.boxes.tolist()) == sorted(truth.tolist())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nor_where_each_piece_sees_it_a_little_differently(seed):
+    image, truth = scene(seed)
+    got = Bright(1024, noise=1.0).predict_tiled(image, tile=1024, overlap=0.25)
+    assert len(got) == len(truth)
+    gap = (got.boxes[:, None] - truth).abs().amax(-1)
+    assert gap.amin(0).max() <= 1.01 and gap.amin(1).max() <= 1.01
+
+
+def tiny_detector(folder) -> Detector:
+    config = tiny_config(folder)
+    return Detector(build_model(config, 2, load_pretrained=False), config, ("a", "b"), (1, 2))
+
+
+def test_pieces_do_not_pile_up(tmp_path, monkeypatch):
+    """Of 41 resized pieces, those of one batch are held, and of the next while it is made."""
+    detector = tiny_detector(tmp_path)
+    pieces, most = [], 0
+    item = Detector._item
+
+    def counted(self, image, number):
+        nonlocal most
+        sample, meta = item(self, image, number)
+        pieces.append(weakref.ref(sample.image))
+        most = max(most, sum(piece() is not None for piece in pieces))
+        return sample, meta
+
+    monkeypatch.setattr(Detector, "_item", counted)
+    detector.predict_tiled(np.zeros((4000, 6000, 3), np.uint8), tile=1024, batch_size=4)
+    assert len(pieces) == 41 and most <= 2 * 4
+
+
+# Prints the peak of the process in MB before and after.
+PEAK = """
+import resource, sys
+import numpy as np, torch
+from gfl.build import build_model
+from gfl.config import load_config
+from gfl.predictor import Detector
+
+config = load_config("bccd_r18", ["data.test_size={short: 320, long: 320}"])
+names = ("a", "b", "c")
+model = build_model(config, 3, load_pretrained=False)
+detector = Detector(model, config, names, (1, 2, 3), "cpu")
+image = np.random.default_rng(0).integers(0, 256, (4000, 6000, 3), np.uint8)
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+detector.predict_tiled(image, tile=int(sys.argv[1]), batch_size=4)
+print(start // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_pieces():
+    """Three times as many pieces, as large for the network, take no more memory."""
+    peaks = {}
+    for tile, pieces in ((1024, 41), (600, 118)):
+        assert len(windows((4000, 6000), tile, 0.25)) + 1 == pieces
+        run = [sys.executable, "-c", PEAK, str(tile)]
+        done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+        start, peaks[pieces] = (int(word) for word in done.stdout.split())
+        print(f"\n{pieces} pieces: {start} MB before, {peaks[pieces]} MB at most")
+    # One resized piece is 0.3 MB, its share of the network input 1.2 MB.
+    assert peaks[118] - peaks[41] < 20
 
 
 def test_an_object_larger_than_the_overlap_is_found_in_the_whole_view():
     image = np.zeros((3100, 3100, 3), np.uint8)
     image[500:2600, 400:2500] = 255
-    got = Bright().predict_tiled(image, tile=1024, overlap=0.25)
-    assert [400.0, 500.0, 2500.0, 2600.0] in got.boxes.tolist()
+    got = Bright(1024).predict_tiled(image, tile=1024, overlap=0.25)
+    gap = (got.boxes - torch.tensor([400.0, 500.0, 2500.0, 2600.0])).abs().amax(1)
+    assert gap.min() < 3100 / 1024  # a pixel of the whole view
     assert len(got.filter(0.0)) < 8  # pieces of its inside, that no border tells apart

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -313,8 +314,8 @@ def test_nan_loss_skips_steps_then_stops_with_one_message(folder, tmp_path, monk
 
     real = GFLCriterion._losses
 
-    def poisoned(self, predictions, targets):
-        losses = real(self, predictions, targets)
+    def poisoned(self, *args):
+        losses = real(self, *args)
         return {**losses, "loss_box": losses["loss_box"] * torch.nan}
 
     monkeypatch.setattr(GFLCriterion, "_losses", poisoned)
@@ -331,9 +332,9 @@ def test_a_skipped_step_leaves_the_weights_alone(folder, tmp_path, monkeypatch):
 
     real, calls = GFLCriterion._losses, []
 
-    def first_is_nan(self, predictions, targets):
+    def first_is_nan(self, *args):
         calls.append(1)
-        losses = real(self, predictions, targets)
+        losses = real(self, *args)
         return {k: v * torch.nan if len(calls) == 1 else v for k, v in losses.items()}
 
     monkeypatch.setattr(GFLCriterion, "_losses", first_is_nan)
@@ -414,6 +415,43 @@ def test_a_used_directory_is_refused_without_resume(folder, tmp_path, capsys):
     status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
     assert status == 2 and "--resume" in error
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_a_finished_run_says_so_and_its_config_trains_longer(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = write_config(tmp_path / "c.yaml", tiny_values(folder))
+    argv = (config, "train.epochs=1", "--work-dir", "runs/mine")
+    status, error = run_train(capsys, *argv)
+    assert status == 0 and "torch" in error and ", 1 process on the CPU, 1 thread" in error
+    best = torch.load("runs/mine/best.pt", weights_only=True)["AP"]
+    own = Path("runs/mine/config.yaml")
+    status, error = run_train(capsys, own)
+    assert status == 2 and f"its settings are in {own}" in error
+    status, error = run_train(capsys, own, "--resume")
+    assert status == 0
+    assert f"this training is finished, 1 of 1 epochs; best AP {best:.4f} on val" in error
+    assert "--resume train.epochs=2" in error
+    status, error = run_train(capsys, own, "--resume", "train.epochs=2")
+    assert status == 0 and "resumed at step 3 of 6" in error and "finished" not in error
+    assert [line["step"] for line in metrics_of(Path("runs/mine")) if "loss" in line][-1] == 6
+    assert [path.name for path in Path("runs").iterdir()] == ["mine"]
+
+
+def test_a_checkpoint_of_other_classes_names_the_few_that_differ(folder, tmp_path):
+    gfl.train(tiny_config(folder, epochs=1), work_dir=tmp_path / "run")
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    names = last["class_map"]["names"]
+    for others, says in (
+        ([f"n{i:02d}" for i in range(60)], ("gone ['n00', ", "'n09', ... 50 more], new ['disc'")),
+        (names[::-1], ("their order has changed",)),
+    ):
+        last["class_map"]["names"] = others
+        torch.save(last, tmp_path / "run" / "last.pt")
+        with pytest.raises(UserError) as caught:
+            gfl.train(tiny_config(folder), work_dir=tmp_path / "run", resume=True)
+        message = str(caught.value)
+        assert f"checkpoint's {len(others)} classes are not the 2 of the data" in message
+        assert all(part in message for part in says) and len(message) < 400
 
 
 def test_resuming_something_else_is_refused(folder, tmp_path):

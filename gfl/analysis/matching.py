@@ -44,6 +44,25 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
+def partial_spearman(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> float | None:
+    """Rank correlation of two samples with a third one held fixed.
+
+    Args:
+        first, second, third: (n,) each.
+
+    Returns:
+        In [-1, 1]; the plain one where the third is constant, None where nothing is left to rank.
+    """
+    plain = spearman(first, second)
+    with_first, with_second = spearman(first, third), spearman(second, third)
+    if plain is None or with_first is None or with_second is None:
+        return plain
+    rest = (1 - with_first**2) * (1 - with_second**2)
+    if rest < 1e-12:
+        return None
+    return float(np.clip((plain - with_first * with_second) / np.sqrt(rest), -1, 1))
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
     """(n,) ranks from 0, ties at their mean."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -13,7 +13,7 @@ from gfl.data.image_facts import default_cache, inspect_images
 from gfl.data.listing import Listing
 from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
-from gfl.data.split import split_part
+from gfl.data.split import few_of, split_part
 from gfl.data.transforms import Transform, resized_size
 from gfl.data.voc import read_voc, voc_list
 from gfl.data.yolo import YoloFolder
@@ -124,8 +124,10 @@ def coverage(config: Config, dataset: DetectionDataset, strides: tuple[int, ...]
 
 def _listings(data: Data, split: str, findings: Findings) -> list[Listing]:
     """What the annotations of a split say."""
-    if data.val_fraction is None or split == "test":
+    if split == "test" or (data.val_fraction is None and data.overfit is None):
         return _read(data, split, findings)
+    if data.overfit is not None:
+        return [_few(listing, data, findings) for listing in _read(data, "train", findings)]
     if has_split(data, "val"):
         raise UserError(
             f"data.val_fraction is {data.val_fraction}, but there is a val of its own: leave "
@@ -144,12 +146,24 @@ def _listings(data: Data, split: str, findings: Findings) -> list[Listing]:
     return parts
 
 
+def _few(listing: Listing, data: Data, findings: Findings) -> Listing:
+    few = few_of(listing, data.overfit, data.split_seed)
+    what = f"{len(few.images)} of {len(listing.images)} images are train and val alike"
+    findings.add("overfit", listing.origin, what)
+    return few
+
+
 def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
     if data.format == "coco":
         if data.path is not None and not (Path(data.path) / "annotations").is_dir():
             for mark, other in (("data.yaml", "yolo"), ("Annotations", "voc")):
                 if (Path(data.path) / mark).exists():
                     raise UserError(f"{data.path} holds {mark}: set data.format={other}.")
+        if split == "val" and data.val is None and data.path and not has_split(data, split):
+            raise UserError(
+                f"{data.sources(split)[0].annotations} does not exist: a training evaluates on it. "
+                "Put one there, or set data.val_fraction=0.1 to divide the training images."
+            )
         return [
             read_coco_json(Path(source.annotations), Path(source.images), findings)
             for source in data.sources(split)

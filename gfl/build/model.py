@@ -7,6 +7,7 @@ from torch import nn
 from gfl.assigner import ATSSAssigner, FCOSAssigner, RetinaNetAssigner
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
+from gfl.losses.distillation import LocalizationDistillation
 from gfl.models.backbone import RESNETS, ResNet, load_imagenet_weights
 from gfl.models.box_representation import (
     BoxRepresentation,
@@ -113,6 +114,7 @@ def build_model(
         model.head.background_channel,
         mode.branch,
         getattr(choose("assigner.name", config.assigner.name, ASSIGNERS), "anchors_per_cell", 1),
+        model.head.score_bins if model.head.score == "distribution" else 1,
     )
     return GFLDetector(backbone, neck, head, model.grid_origin)
 
@@ -132,7 +134,15 @@ def agreed_num_classes(config: Config, from_data: int | None) -> int:
 
 def build_criterion(config: Config) -> GFLCriterion:
     """Make the loss."""
-    loss = config.loss
+    loss, distillation = config.loss, None
+    if config.distill.teacher:
+        distillation = LocalizationDistillation(
+            config.model.reg_max + 1,
+            config.distill.weight,
+            config.distill.temperature,
+            config.distill.region,
+            config.assigner.anchor_scale,
+        )
     return GFLCriterion(
         build_assigner(config),
         build_box_representation(config),
@@ -143,6 +153,7 @@ def build_criterion(config: Config) -> GFLCriterion:
         quality=choose("model.quality", config.model.quality, QUALITY_MODES),
         focal_alpha=loss.focal_alpha,
         focal_gamma=loss.focal_gamma,
+        distillation=distillation,
     )
 
 

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 def check(args: argparse.Namespace) -> None:
     """Check and print."""
     from gfl.config import load_config
-    from gfl.errors import UserError
+    from gfl.errors import UserError, printable
 
     config = load_config(args.config, args.overrides)
     data = config.data
@@ -40,6 +40,8 @@ def check(args: argparse.Namespace) -> None:
         encoding = sys.stdout.encoding or "utf-8"
         if any(part["counts"] or part["findings"] for part in report["splits"].values()):
             print(table(report).encode(encoding, "backslashreplace").decode(encoding))
+        for line in () if report["errors"] else report["warnings"]:
+            print(f"WARNING: {printable(line)} A training reads no test.", file=sys.stderr)
         write_json(args.json, report)
 
     check_data(config, args.split, show)

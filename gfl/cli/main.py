@@ -7,12 +7,15 @@ import sys
 COMMANDS = {
     "train": ("gfl.cli.train", "train a detector from a config"),
     "test": ("gfl.cli.test", "COCO numbers of a checkpoint"),
+    "analyze": ("gfl.cli.analyze", "what scores and doubt know: statistics and an HTML page"),
     "predict": ("gfl.cli.predict", "find objects in images, folders and videos"),
     "check-data": ("gfl.cli.check_data", "the data set check, as a table"),
+    "ablate": ("gfl.cli.ablate", "the paper's ablation tables on your data"),
     "env": ("gfl.cli.env", "versions, devices, shared memory, optional packages"),
     "config": ("gfl.cli.config", "show a config resolved, or explain every key"),
     "export": ("gfl.cli.export", "ONNX or torch.export, with proof that it matches"),
     "sample": ("gfl.cli.sample", "draw the sample data set that configs/quickstart uses"),
+    "benchmark": ("gfl.cli.benchmark", "speed and memory beside their limits and rivals"),
     "convert": ("gfl.cli.convert", "a public mmdetection or GFocal checkpoint into one of gfl"),
 }
 

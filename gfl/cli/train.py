@@ -13,8 +13,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as train.epochs=3 data.path=FOLDER"
     )
-    parser.add_argument("--work-dir", help="checkpoints and logs; default runs/CONFIG'S NAME")
-    parser.add_argument("--resume", action="store_true", help="go on from last.pt, if there is one")
+    parser.add_argument(
+        "--work-dir",
+        help="checkpoints and logs; default runs/CONFIG'S NAME, for the config.yaml of an earlier "
+        "training that training's own",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from last.pt, if there is one: `train runs/NAME/config.yaml --resume`",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the final numbers as JSON")
     args = parser.parse_intermixed_args(argv)
     return run(lambda: train(args))
@@ -26,7 +34,7 @@ def train(args: argparse.Namespace) -> None:
     from gfl.config import load_config
 
     config = load_config(args.config, args.overrides)
-    work_dir = args.work_dir or Path("runs") / Path(args.config).stem
+    work_dir = args.work_dir or _default_work_dir(Path(args.config))
 
     from gfl.training import train as run_training
 
@@ -36,3 +44,10 @@ def train(args: argparse.Namespace) -> None:
         kind = f"epoch {best['epoch']}, {outcome['weights']} weights"
         print(f"best AP {best['AP']:.4f} on val ({kind}): {work_dir}/best.pt")
     write_json(args.json, outcome)
+
+
+def _default_work_dir(config: Path) -> Path:
+    """runs/NAME; the folder that a training has written its config.yaml to, beside its classes."""
+    if config.name == "config.yaml" and (config.parent / "class_map.json").exists():
+        return config.parent
+    return Path("runs") / config.stem

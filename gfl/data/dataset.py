@@ -18,7 +18,7 @@ from gfl.data.image import read_image
 from gfl.data.image_facts import inspect_images
 from gfl.data.listing import Listing
 from gfl.data.usable_images import Inspect, usable_images
-from gfl.errors import UserError
+from gfl.errors import SHOWN, UserError, some
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,8 @@ class DetectionDataset:
             missing = sorted(set(self.class_names) - names)
             raise UserError(
                 f"the class names of {listing.origin} differ from the training classes: "
-                f"only here {only_here}, missing here {missing} (capitals and blanks count). "
+                f"only here {some(only_here)}, missing here {some(missing)} (capitals and blanks "
+                "count). "
                 "Make the categories of both files the same."
             )
         label_of = {name: label for label, name in enumerate(self.class_names)}
@@ -251,7 +252,9 @@ def _require_objects(listing: Listing, part: CleanSet, findings: Findings) -> No
     """Refuse annotations of which none is left; having none from the start is legal."""
     if listing.num_annotations and not part.trained.any():
         findings.raise_failures()
+        known = list(listing.categories.items())
+        more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
         raise UserError(
             f"{listing.origin}: none of its {listing.num_annotations} annotations can be used "
-            f"({dict(findings.counts())}). Known categories: {listing.categories}."
+            f"({dict(findings.counts())}). Known categories: {dict(known[:SHOWN])}{more}."
         )

@@ -110,6 +110,7 @@ KINDS = {
     ),
     # No defects
     "divided": Kind("sets divided by data.val_fraction", _NOTE),
+    "overfit": Kind("sets of which data.overfit takes a few", _NOTE),
     "other_class": Kind("boxes of classes that data.classes leaves out", _NOTE),
     "lost_with_image": Kind("boxes of images that are left out", _NOTE),
     "missing_label_file": Kind("images without label file (background)", _NOTE),

@@ -56,9 +56,7 @@ def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
             f"{folder} has no Annotations/*.xml: set data.path to a folder in VOC layout, or "
             "data.format to coco or yolo."
         )
-    images = next((folder / n for n in ("JPEGImages", "images") if (folder / n).is_dir()), None)
-    if images is None:
-        raise UserError(f"{folder} has neither JPEGImages/ nor images/: where are the pictures?")
+    images = _image_folder(folder)
     chosen = set(stems) if split is None else set(_read_list(voc_list(folder, split)))
     silent = Findings()  # other splits' files are read for their class names alone
     pages = {
@@ -67,33 +65,62 @@ def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
     }
     for stem in sorted(chosen - set(stems)):
         findings.add("bad_annotation_file", f"{stem}.xml", "listed, but missing")
+    id_of = _category_ids(pages, xml_folder)
+    usable = {stem: pages[stem] for stem in stems if stem in chosen and pages[stem]}
+    listed, objects = _entries(usable, _picture_names(usable, images, findings), id_of)
+    count = sum(page.num_objects for page in usable.values())
+    categories = {number: name for name, number in id_of.items()}
+    return Listing(str(xml_folder), images, categories, listed, objects, count)
+
+
+def _image_folder(folder: Path) -> Path:
+    for name in ("JPEGImages", "images"):
+        if (folder / name).is_dir():
+            return folder / name
+    raise UserError(f"{folder} has neither JPEGImages/ nor images/: where are the pictures?")
+
+
+def _category_ids(pages: dict[str, _Page | None], xml_folder: Path) -> dict[str, int]:
     names = sorted({entry.name for page in pages.values() if page for entry in page.objects})
     if not names:
         raise UserError(f"no xml file in {xml_folder} names an object: there is nothing to learn.")
-    id_of = {name: number for number, name in enumerate(names)}
+    return {name: number for number, name in enumerate(names)}
+
+
+def _picture_names(
+    pages: dict[str, _Page], images: Path, findings: Findings
+) -> dict[str, str | None]:
+    """The picture's file name of each page, by its stem; None where the page is left out."""
     files = ImageFolder(images)
     by_stem = {path.stem: path.name for path in sorted(images.iterdir(), reverse=True)}
-    listed, objects = [], []
-    usable = [stem for stem in stems if stem in chosen and pages[stem]]
-    for image_id, stem in enumerate(usable, start=1):
-        page = pages[stem]
+    names: dict[str, str | None] = {}
+    for stem, page in pages.items():
         name = page.file_name
         problem = files.find(name)[1]
         # The list and the xml file go by the stem: another picture's name is a slip.
         another = problem is None and Path(name).stem != stem
+        names[stem] = name or stem
         if stem in by_stem and (another or problem == "missing_image"):
-            if name and not findings.add("other_file_name", f"{stem}.xml", f"says {name!r}"):
-                continue
-            name = by_stem[stem]
-        listed.append(ListedImage(image_id, name or stem, page.size))
-        for entry in page.objects:
-            category_id = id_of[entry.name]
-            objects.append(
-                ListedObject(entry.place, image_id, category_id, entry.box, False, math.nan)
-            )
-    count = sum(pages[stem].num_objects for stem in usable)
-    categories = {number: name for name, number in id_of.items()}
-    return Listing(str(xml_folder), images, categories, listed, objects, count)
+            left_out = name and not findings.add("other_file_name", f"{stem}.xml", f"says {name!r}")
+            names[stem] = None if left_out else by_stem[stem]
+    return names
+
+
+def _entries(
+    pages: dict[str, _Page], picture_names: dict[str, str | None], id_of: dict[str, int]
+) -> tuple[list[ListedImage], list[ListedObject]]:
+    """Images, numbered from 1, and their objects."""
+    listed, objects = [], []
+    for image_id, (stem, page) in enumerate(pages.items(), start=1):
+        name = picture_names[stem]
+        if name is None:
+            continue
+        listed.append(ListedImage(image_id, name, page.size))
+        objects += [
+            ListedObject(entry.place, image_id, id_of[entry.name], entry.box, False, math.nan)
+            for entry in page.objects
+        ]
+    return listed, objects
 
 
 def _read_list(path: Path) -> list[str]:

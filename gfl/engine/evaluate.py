@@ -1,7 +1,5 @@
-"""COCO evaluation: detections of every process, judged by pycocotools."""
+"""COCO evaluation: detections of every process, judged as pycocotools judges."""
 
-import contextlib
-import io
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,6 +12,7 @@ from torch import nn
 
 from gfl.data.batch import Normalize
 from gfl.distributed import broadcast_object, gather_objects, is_main
+from gfl.engine.box_evaluation import BoxEvaluation
 from gfl.engine.curves import class_curves
 from gfl.engine.diagnosis import diagnose
 from gfl.engine.memory import explained
@@ -75,15 +74,27 @@ def to_coco_results(found: dict[int, Detections], category_ids: tuple[int, ...])
 
 
 def coco_evaluation(
-    truth: COCO, results: list[dict], class_names: dict[int, str], max_per_image: int = 100
+    truth: COCO,
+    results: list[dict],
+    class_names: dict[int, str],
+    max_per_image: int = 100,
+    iou: float | None = None,
 ) -> COCOeval:
-    """pycocotools' evaluation, accumulated; arguments as in `coco_metrics`."""
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(truth, _load_results(truth, results), "bbox")
-        evaluation.params.catIds = sorted(class_names)
-        evaluation.params.maxDets = sorted({1, 10, 100, max(100, max_per_image)})
-        evaluation.evaluate()
-        evaluation.accumulate()
+    """pycocotools' evaluation, accumulated; arguments as in `coco_metrics`.
+
+    With `iou` it judges at this IoU and for objects of all sizes alone. The matching is done for
+    all images at once; every value is that of pycocotools, which judges it in
+    `tests/test_box_evaluation.py`.
+    """
+    evaluation = BoxEvaluation(truth, results)
+    evaluation.params.catIds = sorted(class_names)
+    evaluation.params.maxDets = sorted({1, 10, 100, max(100, max_per_image)})
+    if iou is not None:
+        evaluation.params.iouThrs = np.array([iou])
+        evaluation.params.areaRng = evaluation.params.areaRng[:1]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:1]
+    evaluation.evaluate()
+    evaluation.accumulate()
     return evaluation
 
 
@@ -194,15 +205,6 @@ def _merged(
         for image_id, detections in view.items():
             by_image.setdefault(image_id, []).append(detections)
     return {image_id: merge(parts) for image_id, parts in by_image.items()}
-
-
-def _load_results(truth: COCO, results: list[dict]) -> COCO:
-    if results:
-        return truth.loadRes([dict(entry) for entry in results])
-    empty = COCO()
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
 
 
 def _mean(values: np.ndarray) -> float:

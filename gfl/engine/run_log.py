@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gfl.errors import UserError
+from gfl.progress import Progress
 
 
 class RunLog:
@@ -26,7 +27,7 @@ class RunLog:
         self, folder: Path | None, resume_step: int | None = None, resume_evaluated: int = 0
     ):
         self.folder = folder
-        self.progress: tqdm | None = None
+        self.progress: Progress | None = None
         self._has_complained = False
         if folder is None:
             return
@@ -73,24 +74,14 @@ class RunLog:
                 self.board.add_image(name, image, step, dataformats="HWC")
 
     def start_progress(self, step: int, total: int) -> None:
-        """Show a bar over all steps of the run, so that its ETA is the run's."""
+        """Count all steps of the run, so that the time left is the run's."""
         if self.folder is not None:
-            self.progress = tqdm(
-                initial=step,
-                total=total,
-                unit="step",
-                dynamic_ncols=True,
-                mininterval=0.2 if sys.stderr.isatty() else 30,
-                file=sys.stderr,
-            )
+            self.progress = Progress(total, "step", step)
 
     def advance(self, description: str, postfix: str | None) -> None:
         """One step done."""
         if self.progress is not None:
-            self.progress.set_description_str(description, refresh=False)
-            if postfix:
-                self.progress.set_postfix_str(postfix, refresh=False)
-            self.progress.update()
+            self.progress.advance(1, description, postfix)
 
     def close(self) -> None:
         """Flush and close everything."""

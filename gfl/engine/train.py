@@ -15,7 +15,7 @@ from gfl.engine.monitor import StepMonitor
 from gfl.engine.options import LoopOptions
 from gfl.engine.precision import PRECISIONS
 from gfl.engine.run_log import RunLog
-from gfl.structures import Batch
+from gfl.structures import Batch, Predictions
 
 # What to lower when a step does not fit into memory.
 ADVICE = "train.batch_size, raise train.accumulate, or lower data.train_size"
@@ -32,6 +32,7 @@ def train_one_epoch(
     bad_batches: BadBatches,
     save: Callable[[], None],
     stop_due: Callable[[int], bool],
+    teacher: Callable[[Tensor], Predictions] | None = None,
 ) -> None:
     """Train on what is left of an epoch, or until a signal.
 
@@ -46,6 +47,7 @@ def train_one_epoch(
         bad_batches: keeps those of steps that were not finite.
         save: writes a checkpoint; called every `checkpoint_steps`.
         stop_due: whether to return after that many finished steps; asked after each.
+        teacher: what the student is to learn from, if anything.
 
     Raises:
         TrainingFailed: `max_bad_steps` steps in a row had a gradient that was not finite, or
@@ -58,7 +60,9 @@ def train_one_epoch(
         for batches in _groups(loader, options.accumulate):
             waited = time.perf_counter() - started
             with explained(batches, ADVICE):
-                losses, norm = train_step(state, network, batches, criterion, normalize, options)
+                losses, norm = train_step(
+                    state, network, batches, criterion, normalize, options, teacher
+                )
             state.step += 1
             if state.ema:
                 state.ema.update(state.model, state.step)
@@ -80,6 +84,7 @@ def train_step(
     criterion: Callable,
     normalize: Normalize,
     options: LoopOptions,
+    teacher: Callable[[Tensor], Predictions] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One optimiser step. Between the forward and the step the host never waits for the device.
 
@@ -108,7 +113,8 @@ def train_step(
                 device.type, PRECISIONS[options.precision], enabled=options.precision != "fp32"
             ):
                 predictions = network(images)
-            losses = criterion(predictions, batch.targets)
+                taught = () if teacher is None else (teacher(images),)
+            losses = criterion(predictions, batch.targets, *taught)
             losses = {name: loss / len(batches) for name, loss in losses.items()}
             state.scaler.scale(sum(losses.values())).backward()
         for name, loss in losses.items():

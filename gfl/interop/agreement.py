@@ -52,10 +52,28 @@ class Differences:
         self.largest[name] = max(self.largest.get(name, 0.0), gap)
 
     def add_detections(
-        self, one: Detections, other: Detections, rules: Postprocess, tolerance: Tolerance
+        self,
+        one: Detections,
+        other: Detections,
+        rules: Postprocess,
+        tolerance: Tolerance,
+        candidates: Detections | None = None,
     ) -> None:
-        """Take in two lists of one image; boxes in pixels of the network input."""
+        """Take in two lists of one image; boxes in pixels of the network input.
+
+        Args:
+            one, other: the lists.
+            rules: that made them.
+            tolerance: see there.
+            candidates: what `other` was chosen from. A rival may stand in one list where the other
+                has a neighbour of it. With them, such a pair is known not to be the same detection
+                computed wrongly, but two, and is held against the decisions.
+        """
         first, second = match(one, other, tolerance.iou)
+        if candidates is not None:
+            two = _differ(one, other, first, second, tolerance)
+            two &= _are_among(one.select(first), candidates, tolerance)
+            first, second = first[~two], second[~two]
         for name in ("boxes", "scores", "edge_std"):
             self.add(name, getattr(one, name)[first], getattr(other, name)[second])
         alone = _rest(one, first), _rest(other, second)
@@ -84,6 +102,20 @@ def match(one: Detections, other: Detections, iou: float) -> tuple[Tensor, Tenso
             pairs.append((row, column))
     rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
     return rows, columns
+
+
+def _differ(one, other, first: Tensor, second: Tensor, tolerance: Tolerance) -> Tensor:
+    """(n,) whether the two of a pair differ by more than the tolerance."""
+    box = (one.boxes[first] - other.boxes[second]).abs().amax(1)
+    score = (one.scores[first] - other.scores[second]).abs()
+    return (box > tolerance.box) | (score > tolerance.score)
+
+
+def _are_among(found: Detections, candidates: Detections, tolerance: Tolerance) -> Tensor:
+    """(n,) whether a candidate is the same within the tolerance."""
+    box = (found.boxes[:, None] - candidates.boxes).abs().amax(-1) <= tolerance.box
+    score = (found.scores[:, None] - candidates.scores).abs() <= tolerance.score
+    return (box & score & (found.labels[:, None] == candidates.labels)).any(1)
 
 
 def _rest(found: Detections, matched: Tensor) -> Tensor:

@@ -25,19 +25,22 @@ class ExportedForm:
         level_strides: of the pyramid, pixels.
         grid_origin: a name of `gfl.grid.ORIGINS`.
         score_threshold: with "nms", the one inside.
+        anchors_per_cell: locations at each place of a level.
     """
 
     name: str
     level_strides: tuple[int, ...]
     grid_origin: str
     score_threshold: float
+    anchors_per_cell: int = 1
 
     @classmethod
     def of(cls, metadata: dict) -> "ExportedForm":
         """The form of a file, by its metadata."""
         grid = metadata["grid"]
         threshold = metadata["thresholds"]["score"]
-        return cls(metadata["form"], tuple(grid["strides"]), grid["origin"], threshold)
+        anchors = grid.get("anchors_per_cell", 1)
+        return cls(metadata["form"], tuple(grid["strides"]), grid["origin"], threshold, anchors)
 
     def detections(
         self,
@@ -68,7 +71,9 @@ class ExportedForm:
             return self._final(outputs, postprocess.score_threshold, metas, rescale)
         levels = tuple(tuple(-(-side // s) for side in size) for s in self.level_strides)
         device = outputs["scores"].device
-        grid = make_grid(levels, self.level_strides, self.grid_origin, device)
+        grid = make_grid(
+            levels, self.level_strides, self.grid_origin, device, self.anchors_per_cell
+        )
         rules = copy.copy(postprocess)
         rules.background_channel = False
         if self.name == "raw":

@@ -17,11 +17,13 @@ from gfl.losses.functional import (
     giou_loss,
     quality_focal_loss,
     quality_focal_loss_of_scores,
+    score_distribution_loss,
 )
 from gfl.quality import QUALITY_MODES, QualityMode
 from gfl.structures import Assignment, Grid, Predictions, Targets
 
 if TYPE_CHECKING:
+    from gfl.losses.distillation import LocalizationDistillation
     from gfl.models.box_representation import BoxRepresentation
 
 
@@ -83,6 +85,7 @@ class GFLCriterion:
             loss, and 0 computes none.
         quality: how quality is judged.
         focal_alpha, focal_gamma: of the focal loss.
+        distillation: adds its terms where a teacher's predictions are given.
 
     Source: arXiv 2006.04388 equation 8, section 4 and table 1a; mmdet `GFLHead.loss_by_feat`,
     `ATSSHead.loss_by_feat_single`.
@@ -99,6 +102,7 @@ class GFLCriterion:
         quality: QualityMode = QUALITY_MODES["joint"],
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
+        distillation: LocalizationDistillation | None = None,
     ):
         self.assigner = assigner
         self.box = box
@@ -108,22 +112,28 @@ class GFLCriterion:
         self.dfl_weight = dfl_weight
         self.quality = quality
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.distillation = distillation
 
-    def __call__(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, teacher: Predictions | None = None
+    ) -> dict[str, Tensor]:
         """Compute the named losses of a batch; their sum is what is minimised.
 
         Args:
             predictions: float logits of any precision; all that follows is float32.
             targets: objects in pixels of the network input.
+            teacher: what another network says of the same images, on the same grid.
 
         Returns:
             `loss_cls`, `loss_box`, and `loss_dfl` or what else the quality and the representation
             ask for: () float32 each, weights included.
         """
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
-            return self._losses(predictions, targets)
+            return self._losses(predictions, targets, teacher)
 
-    def _losses(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def _losses(
+        self, predictions: Predictions, targets: Targets, teacher: Predictions | None
+    ) -> dict[str, Tensor]:
         assignment = self.assigner(predictions.grid, targets)
         slots = self._slots(predictions, targets, assignment)
         target = self._quality_target(slots)
@@ -144,6 +154,10 @@ class GFLCriterion:
             logits = _rows(predictions.quality_logits, slots.index)[..., 0].float()
             bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
             losses["loss_quality"] = (bce * slots.positive).sum() / num_positives
+        if teacher is not None:
+            losses |= self.distillation(
+                predictions, teacher, targets, assignment, weight, weight_sum
+            )
         return losses
 
     def _slots(self, predictions: Predictions, targets: Targets, assignment: Assignment) -> _Slots:
@@ -176,7 +190,10 @@ class GFLCriterion:
         if target is not None:
             return target
         weight = slots.positive.float()
-        if self.quality.joint:
+        if self.quality.joint and predictions.scores_are_distributions:
+            highest = predictions.class_scores().detach().amax(-1)
+            weight = weight * highest.gather(1, slots.index)
+        elif self.quality.joint:
             logits = _rows(predictions.cls_logits.detach(), slots.index)
             weight = weight * logits.float().amax(-1).sigmoid()
         if self.quality.joint and predictions.quality_logits is not None:
@@ -194,11 +211,14 @@ class GFLCriterion:
         """(B, N) loss of all classes at each location."""
         cls_logits = predictions.cls_logits.float()
         label = slots.iou if self.quality.joint else slots.positive.float()
-        labels = torch.zeros_like(cls_logits).index_put(
+        shape = cls_logits.shape[:3]
+        labels = cls_logits.new_zeros(shape).index_put(
             (_image_numbers(slots.index), slots.index, slots.gt_labels), label
         )
         if not self.quality.joint:
             loss = focal_loss(cls_logits, labels, self.focal_alpha, self.focal_gamma)
+        elif predictions.scores_are_distributions:
+            loss = score_distribution_loss(cls_logits, labels, self.beta)
         elif predictions.quality_logits is None:
             loss = quality_focal_loss(cls_logits, labels, self.beta)
         else:

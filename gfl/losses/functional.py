@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gfl.boxes import EPSILON, aligned_giou
+from gfl.structures import expected_score
 
 # Below this distance from the target the modulating factor has no gradient: for 0 < beta < 1 the
 # derivative of |x|^beta at 0 is infinite.
@@ -108,20 +109,65 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: (..., n + 1) logits of bins 0 ... n.
-        target: (...) in [0, n), in bins. A target of n or more has no right neighbour.
+        target: (...) in [0, n], in bins.
 
     Returns:
         (...) loss, unreduced. Its minimum is reached where the expectation is the target.
 
     Source: arXiv 2006.04388 equation 6; mmdet `distribution_focal_loss`.
     """
-    left = target.floor()
+    left = target.floor().clamp(max=logits.shape[-1] - 2)  # n itself is all on its right
     right_weight = (target - left)[..., None]
     left_index = left.long()[..., None]
     log_probability = F.log_softmax(logits, dim=-1)
     log_left = log_probability.gather(-1, left_index)
     log_right = log_probability.gather(-1, left_index + 1)
     return -(log_left * (1 - right_weight) + log_right * right_weight).squeeze(-1)
+
+
+def score_distribution_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
+    """Quality focal loss of a score that is the expectation of a distribution.
+
+        L = |y - s|^beta * DFL(S, y (n - 1)),  S = softmax(logits),  s = sum_i S_i i / (n - 1)
+
+    With two bins, the scores 0 and 1, DFL is the cross-entropy and this is `quality_focal_loss`
+    of the difference of the two logits. More bins let the network say "0 or 1, I can not tell"
+    apart from "one half".
+
+    Args:
+        logits: (..., n) logits of the scores 0, 1 / (n - 1) ... 1.
+        target: (...) labels y in [0, 1].
+        beta: focusing power, any value >= 0.
+
+    Returns:
+        (...) loss, unreduced.
+    """
+    if beta < 0:
+        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    distance = (target - expected_score(logits)).abs().clamp(min=MIN_DISTANCE)
+    cross_entropy = distribution_focal_loss(logits, target * (logits.shape[-1] - 1))
+    return cross_entropy * distance.pow(beta)
+
+
+def distribution_kl_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """How far a distribution is from a teacher's, both softened.
+
+        KL = T^2 / (n + 1) * sum_i P_i log(P_i / S_i),  P, S = softmax(logits / T)
+
+    Args:
+        logits: (..., n + 1) of the student.
+        teacher_logits: (..., n + 1); no gradient flows to them.
+        temperature: T > 0.
+
+    Returns:
+        (...) loss, unreduced, 0 for equal distributions. The mean over bins in place of the sum
+        is that of the public code, whose weights we keep.
+
+    Source: arXiv 2102.12252 equation 4; mmdet `knowledge_distillation_kl_div_loss`.
+    """
+    wanted = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    found = F.log_softmax(logits / temperature, dim=-1)
+    return F.kl_div(found, wanted, reduction="none", log_target=True).mean(-1) * temperature**2
 
 
 def giou_loss(boxes: Tensor, target: Tensor, epsilon: float = EPSILON) -> Tensor:

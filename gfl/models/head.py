@@ -38,7 +38,7 @@ class HeadOutputs(NamedTuple):
     """What the head says about all N locations; see `gfl.structures.Predictions`.
 
     Attributes:
-        cls_logits: (B, N, C).
+        cls_logits: (B, N, C), or (B, N, C, S) where scores are distributions.
         box_logits: (B, N, K).
         quality_logits: (B, N, 1), or None.
     """
@@ -63,6 +63,8 @@ class GFLHead(nn.Module):
             detection is made of: the public GFLv2 weights have it.
         quality_branch: one more output of the box tower, a quality logit.
         anchors_per_cell: locations at each place of a level, each with channels of its own.
+        score_bins: S logits a class, whose distribution over scores has the class score as its
+            expectation; 1 for a logit whose sigmoid it is.
 
     Source: arXiv 2006.04388 figure 2; mmdet `GFLHead`, `ATSSHead`; GFocalV2 `GFocalHead`.
     """
@@ -79,14 +81,15 @@ class GFLHead(nn.Module):
         background_channel: bool = False,
         quality_branch: bool = False,
         anchors_per_cell: int = 1,
+        score_bins: int = 1,
     ):
         super().__init__()
-        self.anchors_per_cell = anchors_per_cell
+        self.anchors_per_cell, self.score_bins = anchors_per_cell, score_bins
         widths = [in_channels] + [channels] * stacked_convs
         pairs = list(zip(widths, widths[1:], strict=False))
         self.cls_tower = nn.Sequential(*(ConvNormReLU(*pair) for pair in pairs))
         self.box_tower = nn.Sequential(*(ConvNormReLU(*pair) for pair in pairs))
-        self.cls_out = self._output(widths[-1], num_classes + background_channel)
+        self.cls_out = self._output(widths[-1], (num_classes + background_channel) * score_bins)
         self.box_out = self._output(widths[-1], box_channels)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
         self.quality = quality
@@ -94,7 +97,18 @@ class GFLHead(nn.Module):
         for conv in filter(None, (self.cls_out, self.box_out, self.quality_out)):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
-        nn.init.constant_(self.cls_out.bias, -math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
+        self._start_at_prior_score()
+
+    @torch.no_grad()
+    def _start_at_prior_score(self) -> None:
+        bins = self.score_bins
+        if bins == 1:
+            self.cls_out.bias.fill_(-math.log((1 - PRIOR_SCORE) / PRIOR_SCORE))
+            return
+        # All scores but 0 are equally likely and have the mean bins / (bins - 1) / 2.
+        likely = PRIOR_SCORE * 2 * (bins - 1) / bins
+        self.cls_out.bias.zero_()
+        self.cls_out.bias[::bins] = math.log((1 - likely) / (likely / (bins - 1)))
 
     def _output(self, in_channels: int, channels: int) -> nn.Conv2d:
         return nn.Conv2d(in_channels, channels * self.anchors_per_cell, 3, padding=1)
@@ -112,7 +126,10 @@ class GFLHead(nn.Module):
             quality = self._to_locations([self.quality_out(feature) for feature in features])
         elif self.quality is not None:
             quality = self._to_locations([self._judge(box_map) for box_map in box_maps])
-        return HeadOutputs(self._to_locations(cls_maps), self._to_locations(box_maps), quality)
+        cls_logits = self._to_locations(cls_maps)
+        if self.score_bins > 1:
+            cls_logits = cls_logits.unflatten(2, (-1, self.score_bins))
+        return HeadOutputs(cls_logits, self._to_locations(box_maps), quality)
 
     def _judge(self, box_map: Tensor) -> Tensor:
         """(B, anchors * K, h, w) box logits to (B, anchors, h, w) quality logits."""

@@ -7,6 +7,7 @@ One file a section. `gfl.build` checks the names of components and makes objects
 from pydantic import Field, model_validator
 
 from gfl.schema.data import Data
+from gfl.schema.distill import Distill
 from gfl.schema.model import Assigner, Loss, Model, Postprocess
 from gfl.schema.section import Probability, Section
 from gfl.schema.train import Train
@@ -27,6 +28,7 @@ class Config(Section):
     """Least share of the tensors of network and `init_from` that both have in one shape."""
     device: str | None = Field(default=None, pattern=r"^(cpu|cuda(:\d+)?)$")
     """cpu, cuda or cuda:N; null takes a GPU where there is one."""
+    distill: Distill = Distill()
 
     @model_validator(mode="after")
     def _nothing_random_is_frozen(self):
@@ -56,6 +58,16 @@ class Config(Section):
             raise ValueError(
                 "model.quality: distribution_guided judges a box by the shape of its "
                 f"distributions, which model.box: {box} does not predict. Set model.box: general"
+            )
+        if self.distill.teacher and box in ("dirac", "gaussian"):
+            raise ValueError(
+                "distill.teacher teaches side distributions, which model.box: "
+                f"{box} does not predict. Set model.box: general, or leave distill out"
+            )
+        if self.model.head.score == "distribution" and self.model.quality != "joint":
+            raise ValueError(
+                "model.head.score: distribution learns a joint score, but model.quality is "
+                f"{self.model.quality}. Set model.quality: joint, or model.head.score: scalar"
             )
         return self
 

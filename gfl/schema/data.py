@@ -91,6 +91,8 @@ class Data(Section):
     """Where there is no val: this fraction of the training images, the same on every run."""
     split_seed: Int = 0
     """Another one divides otherwise."""
+    overfit: Int | None = Field(default=None, ge=1)
+    """Train on that many images of train, and evaluate on the same: can the labels be learned?"""
     policy: Policy = Policy()
     """By kind of defect (docs/data.md)."""
     max_skipped: Probability = 0.5
@@ -118,6 +120,9 @@ class Data(Section):
             raise ValueError(f"format {self.format} takes path alone, but {splits[0]} is set too")
         if self.val_fraction is not None and self.val is not None:
             raise ValueError("val and val_fraction are both set: leave one of them out")
+        if self.overfit is not None and (self.val_fraction or self.val):
+            other = "val_fraction" if self.val_fraction else "val"
+            raise ValueError(f"overfit and {other} are both set, but overfit needs no val")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {list(self.classes)} names a class twice")
         return self

@@ -62,6 +62,11 @@ class Head(Section):
     """With quality: distribution_guided, how many probabilities of a side it looks at."""
     quality_channels: Int = Field(default=64, ge=1)
     """With quality: distribution_guided, the predictor's hidden channels."""
+    score: Literal["scalar", "distribution"] = "scalar"
+    """What a class score is: the sigmoid of a logit, or the expectation of a distribution over
+    score_bins scores from 0 to 1."""
+    score_bins: Int = Field(default=11, ge=2, le=1001)
+    """With score: distribution, how many."""
     background_channel: bool = False
     """A last class channel that is trained to 0 and never detected, as public GFLv2 files have."""
 

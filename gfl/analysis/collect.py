@@ -1,0 +1,131 @@
+"""One pass of a checkpoint over a split: everything that the statistics need."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pycocotools.coco import COCO
+from tqdm import tqdm
+
+from gfl import build
+from gfl.analysis.edge_blur import read_edge_blur
+from gfl.analysis.matched import MatchedSplit, match_split
+from gfl.analysis.quality import QualitySamples, QualityWatch
+from gfl.config import Config, merge_overrides
+from gfl.conversion import open_checkpoint
+from gfl.engine.evaluate import detect
+from gfl.predictor import detector_of
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A checkpoint on a split.
+
+    Attributes:
+        config: of the checkpoint, with the overrides.
+        weights: what is said about the weights, such as "ema weights of epoch 12".
+        temperature: stored in the checkpoint; the detections are those without it.
+        split: what was found beside what is there.
+        quality: of a model with a quality output apart from its class scores, else None.
+        dataset: the samples, for pictures.
+    """
+
+    config: Config
+    weights: str
+    temperature: float
+    split: MatchedSplit
+    quality: QualitySamples | None
+    dataset: object
+
+
+class FirstImages:
+    """The first images of a data set."""
+
+    def __init__(self, dataset, count: int):
+        self._whole, self._count = dataset, min(count, len(dataset))
+        self.class_names, self.category_ids = dataset.class_names, dataset.category_ids
+        self.origins = getattr(dataset, "origins", ())
+        self.sizes, self.image_ids = dataset.sizes[:count], dataset.image_ids[:count]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int):
+        if not 0 <= index < self._count:
+            raise IndexError(f"image {index} of {self._count}")
+        return self._whole[index]
+
+    def files_of(self, image_id: int) -> list[str]:
+        return self._whole.files_of(image_id)
+
+    def ground_truth(self) -> COCO:
+        whole, kept = self._whole.ground_truth(), set(self.image_ids.tolist())
+        truth = COCO()
+        truth.dataset = {
+            **whole.dataset,
+            "images": [i for i in whole.dataset["images"] if i["id"] in kept],
+            "annotations": [a for a in whole.dataset["annotations"] if a["image_id"] in kept],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            truth.createIndex()
+        return truth
+
+
+def collect(
+    checkpoint: str | Path,
+    overrides: list[str],
+    split: str,
+    images: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Collected:
+    """Detect on a split with the network as it is evaluated, and match.
+
+    Args:
+        checkpoint: ours or a public .pth.
+        overrides: "key=value" changes of its config.
+        split: "train", "val" or "test".
+        images: how many at most; None for all.
+        say: takes messages.
+
+    Raises:
+        UserError: as `gfl.evaluate`.
+    """
+    content = open_checkpoint(checkpoint)
+    config = merge_overrides(content["config"], overrides)
+    device = config.get("device")
+    # Not fused: the numbers are those of `gfl.evaluate`, to the last bit.
+    detector = detector_of(
+        {**content, "config": config}, str(checkpoint), device, False, False, False
+    )
+    dataset = build.build_dataset(detector.config, split, detector.class_names)
+    dataset.require_distinct_image_ids()
+    weights = f"{'ema' if content.get('ema') else content['weights']} weights"
+    weights += f" of epoch {content['epoch']:g}"
+    say(f"{checkpoint}: {weights}, split {split}")
+    for line in build.finding_lines(dataset):
+        say(f"{split}: {line}")
+    if images is not None:
+        dataset = FirstImages(dataset, images)
+    truth = dataset.ground_truth()
+    watch = QualityWatch(build.build_postprocess(detector.config, distributions=True), truth)
+    loader = build.build_eval_loader(detector.config, dataset)
+    bar = tqdm(loader, unit="batch", desc=split)
+    found, _ = detect(detector.model, bar, watch, detector.normalize)
+    matched = match_split(
+        truth,
+        found,
+        detector.class_names,
+        dataset.category_ids,
+        detector.config.postprocess.max_per_image,
+        read_edge_blur(dataset.origins),
+    )
+    return Collected(
+        config=detector.config,
+        weights=weights,
+        temperature=detector.temperature,
+        split=matched,
+        quality=watch.samples(),
+        dataset=dataset,
+    )

@@ -1,0 +1,1 @@
+"""Speed and memory: each figure beside its limit and its rivals, measured in one run."""

@@ -1,0 +1,154 @@
+"""Inference beside its rivals, and post-processing beside the forward."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from gfl import build
+from gfl.benchmark.peer import OURS, Peer
+from gfl.benchmark.record import Record, not_measured, record
+from gfl.benchmark.setting import NUM_CLASSES, Setting, detector_config
+from gfl.benchmark.subjects import (
+    LAYOUT,
+    RIVALS,
+    half,
+    network_of,
+    random_batch,
+    rival_inputs,
+    rivals,
+)
+from gfl.benchmark.timing import interleaved
+from gfl.predictor import Detector
+from gfl.structures import Predictions
+
+FIGURE = "infer"
+# Post-processing over the forward, at the default threshold and where every candidate passes.
+USUAL, WORST = 0.02, 0.10
+# (location, class) pairs of an image whose score passes the default threshold.
+CANDIDATES = 1000
+
+
+@torch.inference_mode()
+def inference(setting: Setting, peer: Peer | None = None) -> list[Record]:
+    """Milliseconds of images on the device to logits, and of logits to detections.
+
+    Ours is the network as `gfl.load` makes it: batch norm folded, channels last. Untrained networks
+    find nothing, so decoding is timed by itself, on logits that are made for it.
+    """
+    config = detector_config(setting)
+    torch.manual_seed(0)
+    model = build.build_model(config, NUM_CLASSES, load_pretrained=False)
+    names = tuple(str(number) for number in range(NUM_CLASSES))
+    ours = Detector(model, config, names, tuple(range(NUM_CLASSES)), setting.device)
+    others = {name: other.eval() for name, other in rivals(setting).items()}
+    rows = []
+    for count in setting.batches:
+        rows += _forward(setting, ours, others, count, peer if count == 1 else None)
+    rows += _whole(setting, ours, others, config)
+    return rows + _postprocess(setting, ours, config)
+
+
+def _forward(setting: Setting, ours: Detector, others: dict, count: int, peer) -> list[Record]:
+    """Networks alone: backbone, pyramid, head."""
+    batch = random_batch(setting, count)
+    images = ours.normalize(batch.images, batch.input_sizes).contiguous(memory_format=LAYOUT)
+    works = {"gfl": partial(_in_half, setting, partial(ours.model, images))}
+    for name, other in others.items():
+        works[name] = partial(_in_half, setting, network_of(other, images))
+    if peer is not None:
+        works[OURS] = lambda: peer.seconds("infer")
+    spreads = interleaved(works, setting.repeats, setting.warmup, setting.device)
+    height, width = setting.size
+    where = f"{setting.backbone}, {height} x {width}, batch {count}, {setting.precision}"
+    mine = spreads.pop("gfl")
+    rows = [
+        record(FIGURE, f"gfl forward, {where}", "ms", mine.times(1000)),
+        record(FIGURE, f"gfl forward, batch {count}", "images/s", mine.per(count)),
+    ]
+    for name, spread in spreads.items():
+        text = f"{name} forward, batch {count}"
+        rows.append(record(FIGURE, text, "ms", spread.times(1000), mine.times(1000), "gfl forward"))
+    why = f"torchvision has no {setting.backbone}"
+    missing = [name for name in RIVALS if name not in others]
+    return rows + [not_measured(FIGURE, f"{name} forward, batch {count}", why) for name in missing]
+
+
+def _whole(setting: Setting, ours: Detector, others: dict, config) -> list[Record]:
+    """Pictures of one batch on the device to detections: normalisation, network, decoding."""
+    batch = random_batch(setting, 1)
+    pictures, _ = rival_inputs(batch)
+    postprocess = build.build_postprocess(config)
+
+    def detect() -> None:
+        images = ours.normalize(batch.images, batch.input_sizes)
+        with half(setting):
+            predictions = ours.model(images.contiguous(memory_format=LAYOUT))
+        postprocess(predictions, batch.metas)
+
+    works = {"gfl": detect}
+    works |= {n: partial(_in_half, setting, partial(m, pictures)) for n, m in others.items()}
+    spreads = interleaved(works, setting.repeats, setting.warmup, setting.device)
+    mine = spreads.pop("gfl").times(1000)
+    rows = [record(FIGURE, "gfl whole, batch 1", "ms", mine, note="untrained: nothing is found")]
+    for name, spread in spreads.items():
+        text = f"{name} whole, batch 1"
+        rows.append(record(FIGURE, text, "ms", spread.times(1000), mine, "gfl whole"))
+    return rows
+
+
+def _in_half(setting: Setting, work: Callable) -> None:
+    with half(setting):
+        work()
+
+
+def _postprocess(setting: Setting, ours: Detector, config) -> list[Record]:
+    batch = random_batch(setting, 1)
+    images = ours.normalize(batch.images, batch.input_sizes).contiguous(memory_format=LAYOUT)
+
+    def network():
+        with half(setting):
+            return ours.model(images)
+
+    grid = network().grid
+    usual, worst = build.build_postprocess(config), build.build_postprocess(config)
+    worst.score_threshold = 0.0
+    some, all_pass = _some_candidates(grid, config), _random(grid, config)
+    works = {
+        "forward": lambda: network() and None,
+        "usual": lambda: usual(some, batch.metas) and None,
+        "worst": lambda: worst(all_pass, batch.metas) and None,
+    }
+    spreads = interleaved(works, setting.repeats, setting.warmup, setting.device)
+    forward = spreads["forward"].times(1000)
+    count = min(CANDIDATES, some.cls_logits[0].numel())
+    threshold = usual.score_threshold
+    names = {
+        "usual": (f"post-processing, {count} candidates above {threshold:g}", USUAL),
+        "worst": ("post-processing, every candidate passes", WORST),
+    }
+    return [
+        record(FIGURE, text, "ms", spreads[key].times(1000), forward, "gfl forward, batch 1", goal)
+        for key, (text, goal) in names.items()
+    ]
+
+
+def _random(grid, config) -> Predictions:
+    rng = torch.Generator().manual_seed(0)
+    count, bins = grid.strides.shape[0], config.model.reg_max + 1
+    scores = torch.randn(1, count, NUM_CLASSES, generator=rng) - 4
+    boxes = torch.randn(1, count, 4 * bins, generator=rng)
+    device = grid.strides.device
+    return Predictions(scores.to(device), boxes.to(device), grid)
+
+
+def _some_candidates(grid, config) -> Predictions:
+    """`CANDIDATES` pairs of scores between the threshold and 1, all others far below it."""
+    given = _random(grid, config)
+    rng = torch.Generator().manual_seed(1)
+    logits = torch.full_like(given.cls_logits, -8.0).flatten()
+    chosen = torch.randperm(len(logits), generator=rng)[:CANDIDATES]
+    low = config.postprocess.score_threshold
+    scores = low + 0.01 + (0.98 - low) * torch.rand(len(chosen), generator=rng)
+    logits[chosen.to(logits.device)] = scores.logit().to(logits.device)
+    return Predictions(logits.view_as(given.cls_logits), given.box_logits, grid)

@@ -1,0 +1,78 @@
+"""All figures, one after the other."""
+
+import sys
+from collections.abc import Callable
+
+from gfl.benchmark.coco_speed import coco_speed
+from gfl.benchmark.inference import inference
+from gfl.benchmark.memory import memory
+from gfl.benchmark.peer import Peer, PeerMissing, peer_note
+from gfl.benchmark.pipeline import data_pipeline
+from gfl.benchmark.record import Record
+from gfl.benchmark.setting import Setting, environment
+from gfl.benchmark.start import start
+from gfl.benchmark.training_step import training_step
+from gfl.errors import UserError, did_you_mean
+
+# Name to its function of a setting; the first two take a peer as well.
+FIGURES: dict[str, Callable[..., list[Record]]] = {
+    "train": training_step,
+    "infer": inference,
+    "data": data_pipeline,
+    "eval": coco_speed,
+    "start": start,
+    "memory": memory,
+}
+WITH_PEER = ("train", "infer")
+
+
+def benchmark(
+    setting: Setting,
+    only: tuple[str, ...] = (),
+    say: Callable[[str], None] = lambda message: print(message, file=sys.stderr),
+) -> dict:
+    """Measure.
+
+    Args:
+        setting: sizes and device.
+        only: names of `FIGURES`; all where empty.
+        say: takes progress.
+
+    Returns:
+        {"environment": {...}, "setting": {...}, "records": [`Record.to_dict()`, ...]}.
+
+    Raises:
+        UserError: a figure that does not exist, or a peer that can not be started.
+    """
+    for name in only:
+        if name not in FIGURES:
+            hint = did_you_mean(name, FIGURES)
+            raise UserError(f"--only names {name!r}, expected some of {', '.join(FIGURES)}.{hint}")
+    chosen = [name for name in FIGURES if not only or name in only]
+    where = environment(setting)
+    records, peer = [], None
+    try:
+        if setting.peer is not None and set(chosen) & set(WITH_PEER):
+            try:
+                peer = Peer(setting.peer, setting)
+                where["peer"] = peer.versions
+            except PeerMissing as error:
+                records.append(peer_note(str(error)))
+        for name in chosen:
+            say(f"measuring {name} ...")
+            figure = FIGURES[name]
+            records += figure(setting, peer) if name in WITH_PEER else figure(setting)
+    finally:
+        if peer is not None:
+            peer.close()
+    return {
+        "environment": where,
+        "setting": {
+            "device": setting.device,
+            "size": list(setting.size),
+            "batch": setting.batch,
+            "backbone": setting.backbone,
+            "precision": setting.precision,
+        },
+        "records": [row.to_dict() for row in records],
+    }

@@ -1,0 +1,68 @@
+"""Speed and memory, each figure beside its limit and its rivals, measured in one run.
+
+The machine must be quiet: whatever else computes meanwhile is in the figures. The load average
+before the first figure is printed with them.
+"""
+
+import argparse
+
+from gfl.cli.command import require_writable, run, write_json
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`benchmark [--json FILE] [...]`; gives the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", metavar="FILE", help="write what was printed as JSON")
+    parser.add_argument("--device", help="cpu (small by default) or cuda (full size)")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="network input, multiples of 32; default 320 320 on cpu, 800 1344 on cuda",
+    )
+    parser.add_argument("--batch", type=int, help="images of a step; default 2 or 16")
+    parser.add_argument("--backbone", help="default resnet50")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), help="default fp32 on cpu, bf16 on cuda"
+    )
+    parser.add_argument("--repeats", type=int, help="timed rounds; default 10 or 30")
+    parser.add_argument("--threads", type=int, help="of torch; default as torch chooses")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="some of train, infer, data, eval, start, memory",
+    )
+    parser.add_argument("--pictures", metavar="DIR", help="JPEGs for data; default drawn ones")
+    parser.add_argument("--eval-images", type=int, metavar="N", help="images of eval; default 5000")
+    parser.add_argument(
+        "--peer", metavar="PYTHON", help="interpreter of an environment with mmdetection"
+    )
+    args = parser.parse_args(argv)
+    return run(lambda: benchmark(args))
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Measure, print, write."""
+    require_writable(args.json)
+    import torch
+
+    from gfl.benchmark.run import benchmark as measure
+    from gfl.benchmark.setting import setting
+    from gfl.benchmark.table import table
+    from gfl.errors import UserError
+
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError(f"--threads is {args.threads}, expected a number from 1 on.")
+        torch.set_num_threads(args.threads)
+    given = {"size": tuple(args.size) if args.size else None, "eval_images": args.eval_images}
+    names = ("batch", "backbone", "precision", "repeats", "pictures", "peer")
+    given |= {name: getattr(args, name) for name in names}
+    report = measure(setting(args.device, **given), tuple(args.only))
+    print(table(report))
+    write_json(args.json, report)

@@ -1,0 +1,399 @@
+"""The benchmark: statistics and wording by hand, every figure at a tiny size."""
+
+import json
+import math
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from builders import pyramid
+
+from gfl.benchmark.coco_sample import coco_detections, coco_truth
+from gfl.benchmark.coco_speed import agreement, coco_speed
+from gfl.benchmark.inference import CANDIDATES, _some_candidates, inference
+from gfl.benchmark.memory import memory
+from gfl.benchmark.peer import Peer, PeerMissing
+from gfl.benchmark.pipeline import data_pipeline
+from gfl.benchmark.record import Record, Spread, not_measured, record
+from gfl.benchmark.run import FIGURES, benchmark
+from gfl.benchmark.setting import DEFAULTS, Setting, detector_config, setting
+from gfl.benchmark.start import start
+from gfl.benchmark.subjects import Training, random_batch, rivals
+from gfl.benchmark.table import number, table
+from gfl.benchmark.timing import interleaved
+from gfl.benchmark.training_step import training_step
+from gfl.cli.benchmark import main
+from gfl.errors import UserError
+
+TINY = Setting(
+    size=(64, 64),
+    batch=1,
+    backbone="resnet18",
+    repeats=1,
+    warmup=0,
+    batches=(1, 2),
+    short_sides=((64, 96),),
+    num_pictures=3,
+    eval_images=8,
+    eval_repeats=1,
+    processes=1,
+)
+SCHEMA = {
+    "figure": str,
+    "name": str,
+    "unit": str,
+    "median": float,
+    "low": float,
+    "high": float,
+    "limit": float,
+    "limit_name": str,
+    "ratio": float,
+    "repeats": int,
+    "goal": float,
+    "at_most": bool,
+    "note": str,
+    "verdict": str,
+}
+MAY_BE_NONE = {"median", "low", "high", "limit", "ratio", "goal"}
+
+
+def assert_well_formed(rows: list[Record]) -> None:
+    """Types, and numbers that fit each other."""
+    assert rows
+    for row in rows:
+        plain = json.loads(json.dumps(row.to_dict()))
+        assert list(plain) == list(SCHEMA)
+        for key, value in plain.items():
+            allowed = (SCHEMA[key], type(None)) if key in MAY_BE_NONE else SCHEMA[key]
+            assert isinstance(value, allowed), (key, value)
+        assert row.figure in FIGURES
+        assert 0 < row.low <= row.median <= row.high < math.inf and row.repeats >= 1
+        if row.limit is not None:
+            assert row.ratio == pytest.approx(row.median / row.limit)
+            assert row.limit_name
+
+
+# Statistics
+
+
+def test_spread_by_hand():
+    # 0, 10, ..., 100: the tenth and ninetieth percentile lie on the second and the tenth value.
+    assert Spread.of(range(0, 101, 10)) == Spread(50.0, 10.0, 90.0, 11)
+    # Of 1 and 2 they lie a tenth of the way inside.
+    assert Spread.of([2, 1]) == Spread(1.5, pytest.approx(1.1), pytest.approx(1.9), 2)
+    assert Spread.of([7]) == Spread(7.0, 7.0, 7.0, 1)
+
+
+def test_units_by_hand():
+    spread = Spread(0.5, 0.25, 1.0, 9)
+    assert spread.times(1000) == Spread(500, 250, 1000, 9)
+    # 4 images in 0.5 s are 8 a second; the slowest repeat is the lowest rate.
+    assert spread.per(4) == Spread(8, 4, 16, 9)
+
+
+def test_works_run_in_turn_and_warm_up_first():
+    order, now = [], [0.0]
+    lasts = {"a": [100, 1, 2, 9], "b": [100, 5, 5, 5]}
+
+    def work(name):
+        order.append(name)
+        now[0] += lasts[name][order.count(name) - 1]
+
+    works = {"a": lambda: work("a"), "b": lambda: work("b"), "timed itself": lambda: 0.25}
+    found = interleaved(works, repeats=3, warmup=1, clock=lambda: now[0])
+    assert order == ["a", "b"] * 4
+    assert found["a"].median == 2 and found["a"].high == pytest.approx(2 + 0.8 * 7)
+    assert found["b"] == Spread(5, 5, 5, 3)
+    assert found["timed itself"] == Spread(0.25, 0.25, 0.25, 3)
+
+
+# Wording
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "at_most", "verdict"),
+    [
+        (1.0, None, True, ""),
+        (1.0, 0.5, True, "goal reached"),
+        (1.01, 0.5, True, "above the goal"),
+        (1.6, 0.8, False, "goal reached"),
+        (1.5, 0.8, False, "below the goal"),
+    ],
+)
+def test_goal_is_of_the_ratio_and_a_miss_is_said(value, goal, at_most, verdict):
+    row = record("eval", "x", "s", Spread(value, value, value, 3), 2.0, "y", goal, at_most)
+    assert row.ratio == value / 2 and row.verdict == verdict
+
+
+def test_goal_without_a_limit_is_of_the_value():
+    row = record("start", "x", "s", Spread(3.5, 3, 4, 3), goal=3.0)
+    assert row.ratio is None and row.verdict == "above the goal"
+
+
+def test_table_says_everything():
+    rows = [
+        record("eval", "x", "s", Spread(1.5, 1, 2, 3), Spread(2, 2, 2, 3), "y", 0.2, note="why"),
+        record("start", "z", "s", Spread(2.0, 1, 3, 5), goal=3.0),
+        not_measured("memory", "w", "no means"),
+    ]
+    report = {"environment": {"date": "today"}, "records": [row.to_dict() for row in rows]}
+    lines = table(report).splitlines()
+    assert lines[0].split() == ["date", "today"]
+    first, second, third = lines[-3:]
+    for text in (
+        "x (why)",
+        "1.5 s",
+        "1 to 2, 3 x",
+        "y: 2 s",
+        "0.75",
+        "above the goal (at most 0.2)",
+    ):
+        assert text in first
+    assert second.endswith("goal reached (at most 3 s)")
+    assert third.split()[:2] == ["memory", "w"] and third.endswith("not measured here")
+    assert (number(0.0123456), number(12345.6)) == ("0.01235", "12346")
+
+
+# Settings
+
+
+def test_defaults_of_the_devices(monkeypatch):
+    assert setting("cpu") == Setting(**DEFAULTS["cpu"], batches=(1, 4))
+    assert setting("cpu", batch=4, size=None).size == (320, 320)
+    assert setting("cpu").is_stated and not setting("cpu", batch=4).is_stated
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    full = setting()
+    assert (full.device, full.size, full.batch, full.precision) == ("cuda", (800, 1344), 16, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": (320, 300)}, "multiples of 32"),
+        ({"batch": 0}, "--batch is 0"),
+        ({"eval_images": 0}, "--eval-images is 0"),
+        ({"pictures": "nowhere"}, "expected a folder"),
+        ({"device": "tpu"}, "expected cpu or cuda"),
+    ],
+)
+def test_settings_that_can_not_be(given, message):
+    with pytest.raises(UserError, match=message):
+        setting(**{"device": "cpu", **given})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there_is_said(capsys):
+    assert main(["--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_unknown_figure_is_said(capsys):
+    assert main(["--device", "cpu", "--only", "trian"]) == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+# What is compared is the same
+
+
+def test_rivals_see_the_same_pictures_and_train_the_same_stages():
+    batch = random_batch(TINY)
+    ours = Training(TINY).state.model
+    frozen = {name for name, p in ours.backbone.named_parameters() if not p.requires_grad}
+    assert any(name.startswith("layer1.") for name in frozen)
+    assert not any(name.startswith("layer2.") for name in frozen)
+    for model in rivals(TINY).values():
+        body = model.backbone.body
+        assert not any(p.requires_grad for p in body.layer1.parameters())
+        assert all(p.requires_grad for p in body.layer2.parameters())
+        images, _ = model.transform([batch.images[0].float() / 255])
+        assert images.tensors.shape == (1, 3, 64, 64)
+        mine = Training(TINY).images
+        assert torch.allclose(images.tensors, mine, atol=0.02)
+
+
+def test_boxes_lie_in_the_pictures():
+    boxes = random_batch(TINY, 5).targets.boxes
+    assert boxes.min() >= 0 and boxes.max() <= 64
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+
+
+def test_candidates_are_as_many_as_stated():
+    config = detector_config(TINY)
+    predictions = _some_candidates(pyramid(64, 64), config)
+    above = predictions.joint_scores() > config.postprocess.score_threshold
+    assert int(above.sum()) == CANDIDATES
+
+
+def test_drawn_detections_are_those_of_a_detector():
+    truth = coco_truth(12)
+    results = coco_detections(truth, per_image=20)
+    assert len(results) == 12 * 20 and coco_detections(truth, per_image=20) == results
+    for start_row in range(0, len(results), 20):
+        image = results[start_row : start_row + 20]
+        scores = [entry["score"] for entry in image]
+        assert len({entry["image_id"] for entry in image}) == 1
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_numbers_that_differ_are_not_hidden():
+    assert "equal" in agreement([0.5, 0.25], [0.5, 0.25])
+    assert agreement([0.5, 0.25], [0.5, 0.5]) == "NUMBERS DIFFER from pycocotools' by up to 0.25"
+
+
+# The figures
+
+
+def test_training_step_beside_limit_and_rivals():
+    rows = training_step(TINY)
+    assert_well_formed(rows)
+    assert [row.name.split(",")[0] for row in rows] == [
+        "gfl step",
+        "torchvision FCOS step",
+        "torchvision RetinaNet step",
+        "assigner",
+    ]
+    assert rows[-1].repeats == 50
+    assert rows[-1].goal is None and "default size" in rows[-1].note
+
+
+def test_inference_beside_rivals_and_post_processing_beside_the_forward():
+    rows = inference(TINY)
+    assert_well_formed(rows)
+    assert [row.goal for row in rows[-2:]] == [0.02, 0.10]
+    assert len(rows) == 2 * 4 + 3 + 2
+    latency, rate = rows[0], rows[1]
+    assert rate.median == pytest.approx(1000 / latency.median)
+
+
+def test_backbones_that_torchvision_lacks_leave_rows_that_say_so():
+    rows = training_step(Setting(**{**vars(TINY), "backbone": "torchvision/mobilenet_v3_small"}))
+    assert [row.verdict for row in rows[1:3]] == ["not measured here"] * 2
+    assert_well_formed([rows[0], rows[3]])
+
+
+def test_pipeline_of_drawn_pictures_leaves_threads_alone():
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    rows = data_pipeline(TINY)
+    assert_well_formed(rows)
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+    assert "3 JPEGs of 480 x 640" in rows[0].note and rows[0].at_most is False
+
+
+def test_pipeline_of_given_pictures(tmp_path):
+    with pytest.raises(UserError, match="holds no .jpg"):
+        data_pipeline(Setting(**{**vars(TINY), "pictures": str(tmp_path)}))
+    for name in ("a.jpg", "b.JPEG", "c.txt"):
+        cv2.imwrite(str(tmp_path / "x.jpg"), np.full((40, 60, 3), 90, np.uint8))
+        (tmp_path / "x.jpg").rename(tmp_path / name)
+    before = sorted(tmp_path.iterdir())
+    rows = data_pipeline(Setting(**{**vars(TINY), "pictures": str(tmp_path)}))
+    assert "2 JPEGs of 40 x 60" in rows[0].note
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_evaluation_beside_pycocotools():
+    rows = coco_speed(TINY)
+    assert_well_formed(rows)
+    assert rows[0].note == "all 12 numbers equal pycocotools' in every digit"
+    assert rows[0].goal == 0.2
+
+
+def test_start_of_processes():
+    rows = start(TINY)
+    assert_well_formed(rows)
+    assert [row.unit for row in rows] == ["s"] * 3 and rows[2].goal == 3.0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' /proc")
+def test_memory_of_processes():
+    rows = memory(TINY)
+    assert_well_formed(rows)
+    # ResNet-18 and its pyramid and towers are 19 million weights, with gradient and momentum.
+    assert rows[0].median > 3 * 19 * 4
+
+
+# The command
+
+
+def test_command_writes_what_it_prints(tmp_path, capsys):
+    out = tmp_path / "numbers.json"
+    options = ["--device", "cpu", "--only", "eval", "--eval-images", "4", "--json", str(out)]
+    assert main(options) == 0
+    report = json.loads(out.read_text())
+    printed = capsys.readouterr().out
+    assert list(report) == ["environment", "setting", "records"]
+    assert {"date", "device", "threads", "torch", "torchvision", "gfl"} <= set(
+        report["environment"]
+    )
+    assert [row["figure"] for row in report["records"]] == ["eval"]
+    assert printed.strip() == table(report)
+
+
+# Another environment
+
+
+FAKE = """
+import torch
+from torch import nn
+class Head(nn.Module):
+    def forward(self, features):
+        return features
+class GFL(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bbox_head = Head()
+    def extract_feat(self, images):
+        return self.conv(images)
+    def loss(self, images, samples):
+        assert len(samples) == len(images) and len(samples[0].gt_instances.bboxes) == 7
+        found = self.conv(images).square().mean()
+        return {"loss_cls": [found, found], "loss_bbox": found}
+"""
+STUBS = {
+    "mmdet/__init__.py": "__version__ = '3.3.0'\nprint('a library prints')\n",
+    "mmdet/registry.py": FAKE + "class MODELS:\n    build = staticmethod(lambda cfg: GFL())\n",
+    "mmdet/structures.py": "class DetDataSample:\n    def __init__(self, metainfo): pass\n",
+    "mmdet/utils.py": "def register_all_modules(init_default_scope): pass\n",
+    "mmengine/__init__.py": "",
+    "mmengine/structures.py": (
+        "class InstanceData:\n    def __init__(self, **values): self.__dict__.update(values)\n"
+    ),
+}
+
+
+def test_peer_is_timed_in_turn(tmp_path, monkeypatch):
+    """The protocol, with a stand-in for mmdetection."""
+    for name, text in STUBS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    peer = Peer(sys.executable, TINY)
+    try:
+        assert peer.versions["mmdet"] == "3.3.0"
+        rows = training_step(TINY, peer)
+        assert peer.seconds("infer") > 0
+    finally:
+        peer.close()
+    assert_well_formed(rows)
+    assert rows[3].name == "mmdetection GFL step"
+
+
+def test_peer_without_mmdetection_is_a_line(monkeypatch):
+    monkeypatch.setitem(FIGURES, "train", lambda setting, peer: [])
+    report = benchmark(Setting(**{**vars(TINY), "peer": sys.executable}), ("train",))
+    (row,) = report["records"]
+    assert row["verdict"] == "not measured here" and "mmdet" in row["note"]
+
+
+def test_peer_that_is_no_interpreter_is_said():
+    with pytest.raises(UserError, match="can not be started"):
+        Peer("/nowhere/python", TINY)
+
+
+def test_peer_of_another_backbone_is_missing():
+    other = Setting(**{**vars(TINY), "backbone": "timm/convnext_tiny"})
+    with pytest.raises(PeerMissing, match="no mmdetection config"):
+        Peer(sys.executable, other)

@@ -1,0 +1,65 @@
+"""Score against IoU, and background against true detections, by hand."""
+
+import pytest
+from test_matched import BOX, FAR, NAMES, RIGHT, split_of
+
+from gfl.analysis.consistency import consistency, score_bins, wrong_pairs
+
+NOWHERE, NOWHERE_ELSE = (60, 60, 80, 80), (60, 10, 90, 40)
+
+
+def test_wrong_pairs_by_hand():
+    # 0.9 beats both; 0.4 loses to 0.5 and ties with 0.4: 1.5 of 4 pairs.
+    assert wrong_pairs([0.9, 0.4], [0.5, 0.4]) == pytest.approx(1.5 / 4)
+    assert wrong_pairs([0.9], []) is None and wrong_pairs([], [0.9]) is None
+
+
+def test_background_is_what_overlaps_nothing_of_any_class():
+    split = split_of(
+        [[(0, BOX), (0, RIGHT), (1, FAR)]],
+        [
+            [
+                (0, 0.9, BOX),
+                (0, 0.7, NOWHERE),  # background, above one of the two true ones
+                (0, 0.6, (100, 10, 140, 46)),  # IoU 0.9
+                (0, 0.5, FAR),  # a dog: neither
+                (1, 0.4, NOWHERE_ELSE),  # background of a class without true detections
+            ]
+        ],
+    )
+    found = consistency(split.records)
+    assert (found["true"], found["background"], found["other"]) == (2, 2, 1)
+    assert found["rank_correlation"] == pytest.approx(1.0)
+    assert found["mean_score"] == pytest.approx(0.75)
+    assert found["mean_iou"] == pytest.approx(0.95)
+    # Pairs are those of one class: 0.7 against 0.9 and 0.6; the median of those is 0.75.
+    assert found["wrong_pairs"] == pytest.approx(0.5)
+    assert found["background_above_median"] == 0
+    assert list(found["per_class"]) == list(NAMES)
+    dog = found["per_class"]["dog"]
+    assert (dog["true"], dog["background"], dog["wrong_pairs"]) == (0, 1, None)
+    assert dog["rank_correlation"] is None and dog["mean_score"] is None
+
+
+def test_background_above_half_of_the_true_detections():
+    split = split_of([[(0, BOX)]], [[(0, 0.9, NOWHERE), (0, 0.8, NOWHERE_ELSE), (0, 0.3, BOX)]])
+    found = consistency(split.records)
+    assert found["background_above_median"] == 2 and found["wrong_pairs"] == 1.0
+
+
+def test_score_bins_take_all_detections_but_those_in_crowds():
+    split = split_of(
+        [[(0, BOX), (0, (100, 0, 200, 100), "crowd")]],
+        [[(0, 0.95, BOX), (0, 0.92, NOWHERE), (0, 0.9, (110, 10, 140, 40)), (0, 0.31, BOX)]],
+    )
+    found = consistency(split.records)
+    assert (found["true"], found["background"], found["other"]) == (1, 1, 1)
+    first, last = score_bins(split.records)
+    assert first == pytest.approx({"score": 0.31, "iou": 1.0, "detections": 1})
+    assert last == pytest.approx({"score": 0.935, "iou": 0.5, "detections": 2})
+
+
+def test_nothing_found():
+    found = consistency(split_of([[(0, BOX)]], [[]]).records)
+    assert found["wrong_pairs"] is None and found["background_above_median"] is None
+    assert score_bins(split_of([[(0, BOX)]], [[]]).records) == []
