@@ -62,7 +62,8 @@ def _read_layers(path: Path, seen: tuple[Path, ...]) -> dict:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = sorted(p.stem for p in CONFIG_FOLDER.glob("*.yaml"))
-        hint = did_you_mean(path.stem, near)
+        every = [_shipped_name(p) for p in CONFIG_FOLDER.rglob("*.yaml")]
+        hint = did_you_mean(_shipped_name(path), every)
         raise UserError(
             f"cannot read config {path}: {error.strerror or error}{hint}"
             + (f" Shipped configs: {', '.join(near)}." if near else "")
@@ -78,6 +79,13 @@ def _read_layers(path: Path, seen: tuple[Path, ...]) -> dict:
     if not isinstance(parent, str):
         raise UserError(f"{path}: extends is {parent!r}, expected the name of a YAML file")
     return _merge(_read_layers(path.parent / parent, (*seen, path)), values)
+
+
+def _shipped_name(path: Path) -> str:
+    """How a file of `CONFIG_FOLDER` is called, such as ablations/beta_2.5; others by their stem."""
+    if path.is_relative_to(CONFIG_FOLDER):
+        return path.relative_to(CONFIG_FOLDER).with_suffix("").as_posix()
+    return path.stem
 
 
 def _parse_override(text: str) -> dict:

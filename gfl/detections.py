@@ -34,7 +34,8 @@ class Detections(OnDevice):
         thresholds: the score from which a class's detections are worth showing, where known.
         edge_positions: (D, 4, reg_max + 1) where the bins of `distributions` lie, or None. Evenly
             spaced; x for left and right, y for top and bottom, pixels of the original image. The
-            expectation is the side, as it was before boxes were clipped to the image. With a
+            expectation is the side, as it was before boxes were clipped to the image (with
+            model.box: gaussian only as near as the bins can tell, the mean being the side). With a
             temperature the bins lie that much further from it than the network has put them.
     """
 

@@ -69,6 +69,15 @@ def compute_grid(
     return Grid(centers, strides, level_sizes, level_strides, origin, anchors_per_cell)
 
 
+def check_anchors(grid: Grid, anchors_per_cell: int) -> None:
+    """Raises ValueError where a grid has another number of locations at a place."""
+    if grid.anchors_per_cell != anchors_per_cell:
+        raise ValueError(
+            f"the grid has {grid.anchors_per_cell} locations at a place, expected "
+            f"{anchors_per_cell}: build the network for this assigner"
+        )
+
+
 def cell_corners(grid: Grid) -> Tensor:
     """(N, 2) x, y of index * stride, whatever the origin: what padding is measured against."""
     offsets = [ORIGINS[grid.origin](stride) for stride in grid.level_strides]

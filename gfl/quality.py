@@ -26,6 +26,14 @@ class QualityMode:
     target: str | None = None
     branch: bool = False
 
+    def __post_init__(self):
+        if self.target not in (None, "iou", "centerness"):
+            raise ValueError(f"target is {self.target!r}, expected 'iou', 'centerness' or None")
+        if self.branch and self.target is None:
+            raise ValueError("a branch learns a target: name one")
+        if self.predictor and (self.branch or not self.joint):
+            raise ValueError("a predictor learns from the joint score: joint, and no branch")
+
     @property
     def guides_class_loss(self) -> bool:
         """Whether the target weighs the class loss of positives."""

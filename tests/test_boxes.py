@@ -1,5 +1,7 @@
 """Box arithmetic against numbers worked by hand, torchvision, and itself."""
 
+import math
+
 import pytest
 import torch
 from builders import random_boxes
@@ -10,6 +12,7 @@ from gfl.boxes import (
     aligned_giou,
     aligned_iou,
     box_area,
+    centerness,
     clip_boxes,
     ltrb_to_xyxy,
     pairwise_iou,
@@ -94,3 +97,34 @@ def test_no_boxes_give_no_numbers():
     assert pairwise_iou(three, none).shape == (3, 0)
     assert clip_boxes(none, (4, 4)).shape == (0, 4)
     assert ltrb_to_xyxy(none[:, :2], none).shape == xyxy_to_ltrb(none[:, :2], none).shape == (0, 4)
+
+
+def test_centerness_is_the_one_worked_by_hand():
+    ltrb = [
+        [3, 7, 3, 7],  # the middle of a box: 1
+        [1, 1, 3, 1],  # sqrt(1/3)
+        [1, 2, 4, 8],  # sqrt(1/4 * 2/8)
+        [8, 4, 2, 1],  # the same seen from the other side
+        [0.01, 5, 0.99, 5],  # sqrt(0.01 / 0.99)
+        [0, 5, 4, 5],  # on the left edge
+        [-1, 5, 4, 5],  # outside, beside it
+        [-1, -2, -4, -8],  # nowhere in it
+        [0, 0, 0, 0],  # a box without area
+    ]
+    expected = [1, math.sqrt(1 / 3), 1 / 4, 1 / 4, math.sqrt(1 / 99), 0, 0, 0, 0]
+    assert_close(centerness(torch.tensor(ltrb)), expected)
+
+
+def test_centerness_does_not_depend_on_the_unit_and_falls_from_the_middle_to_the_edges():
+    ltrb = torch.rand(50, 4) * 10 + 0.1
+    assert_close(centerness(ltrb * 8), centerness(ltrb))
+    left = torch.linspace(0, 10, 21)
+    across = centerness(torch.stack((left, torch.ones(21), 10 - left, torch.ones(21)), -1))
+    assert across[0] == across[20] == 0 and across[10] == 1
+    assert (across[:11].diff() > 0).all() and (across[10:].diff() < 0).all()
+    assert_close(across, across.flip(0))
+
+
+def test_centerness_of_nothing_is_nothing():
+    assert centerness(torch.zeros(0, 4)).shape == (0,)
+    assert centerness(torch.zeros(2, 0, 4)).shape == (2, 0)

@@ -163,9 +163,9 @@ def test_documentation_lists_every_policy():
 # reg_max
 
 
-def coverage_of(boxes, size=(400, 400), train_size=(400, 400), reg_max=4):
-    sizes = np.array([size] * len(boxes))
-    return reg_max_coverage(np.array(boxes, np.float32), sizes, train_size, STRIDES, 8, reg_max)
+def coverage_of(boxes, size=(400, 400), train_size=(400, 400), reg_max=4, width=1.0):
+    sizes, boxes = np.array([size] * len(boxes)), np.array(boxes, np.float32)
+    return reg_max_coverage(boxes, sizes, train_size, STRIDES, 8, reg_max, width)
 
 
 def test_edges_are_counted_at_the_level_of_their_box():
@@ -189,6 +189,14 @@ def test_edges_are_counted_at_the_training_size():
     assert (level.edges, level.exceeding, level.needed) == (4, 4, 5)  # 67.5: 4.2 strides
 
 
+def test_wider_bins_reach_further():
+    # 90 x 90 at stride 8: 5.625 strides, 11.25 bins of half a stride, 2.8 of two.
+    [narrow, *_] = coverage_of([[10, 10, 100, 100]], width=0.5)
+    assert (narrow.exceeding, narrow.needed) == (4, 12)
+    [wide, *_] = coverage_of([[10, 10, 100, 100]], width=2.0)
+    assert (wide.exceeding, wide.needed) == (0, 4)
+
+
 def test_no_box_is_no_trouble():
     assert [level.exceeding for level in coverage_of(np.zeros((0, 4)))] == [0, 0, 0]
 
@@ -201,3 +209,6 @@ def test_training_says_what_reg_max_can_not_reach(tmp_path):
     [line] = data_warnings(config, build_dataset(config, "train"), (8, 16))
     assert line.startswith("100 % of the edges at stride 8 (32 of 32) exceed reg_max 1")
     assert data_warnings(config, object(), (8, 16)) == []
+    for changes in ({"bin_width": 5.0}, {"box": "dirac"}, {"box": "gaussian"}):
+        other = config.model_copy(update={"model": config.model.model_copy(update=changes)})
+        assert data_warnings(other, build_dataset(other, "train"), (8, 16)) == []

@@ -79,10 +79,14 @@ def place(tmp_path_factory):
     return folder
 
 
+# What a program on a page may add to.
+TABLES = ("ASSIGNERS", "BACKBONES", "BOX_REPRESENTATIONS")
+
+
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.name)
 def test_programs_run_one_after_the_other(page, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    tables = {name: dict(getattr(gfl.build, name)) for name in ("BACKBONES", "BOX_REPRESENTATIONS")}
+    tables = {name: dict(getattr(gfl.build, name)) for name in TABLES}
     names: dict = {"__name__": "__main__"}
     try:
         for code in blocks(page, "python"):

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 import gfl
 from gfl.build import build_criterion, build_model
-from gfl.config import parse_config
+from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
 from gfl.engine.checkpoint import TrainState
 from gfl.engine.optim import Schedule, make_optimizer
@@ -31,9 +31,9 @@ def cuda_batch(num_images: int = 4, size=(800, 1344)) -> Batch:
     return Batch(images, torch.tensor([size] * num_images), targets, metas).to("cuda")
 
 
-def training(precision: str):
+def training(precision: str, mode: dict | None = None):
     """A model of three classes and what a step needs, on the device."""
-    values = tiny_values("unused")
+    values = merge_values(tiny_values("unused"), mode or {})
     config = parse_config({**values, "device": "cuda"})
     model = build_model(config, 3).cuda().train()
     state = TrainState(
@@ -49,9 +49,34 @@ def training(precision: str):
     return state, build_criterion(config), normalize, options
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_never_waits_for_the_device(precision):
-    state, criterion, normalize, options = training(precision)
+# Every quality, box and assigner at least once.
+MODES = [
+    {},
+    {"model": {"quality": "distribution_guided"}, "assigner": {"name": "fcos"}},
+    {"model": {"quality": "none"}, "assigner": {"name": "retinanet", "anchor_scale": 4.0}},
+    {"model": {"quality": "centerness_branch", "box": "gaussian"}, "assigner": {"name": "fcos"}},
+    {"model": {"quality": "iou_branch", "bin_width": 0.5}, "assigner": {"name": "retinanet"}},
+    {"model": {"quality": "centerness_guided", "box": "dirac"}, "loss": {"dfl_weight": 0}},
+    {
+        "model": {"quality": "iou_guided", "box": "dirac"},
+        "loss": {"dfl_weight": 0},
+        "assigner": {"name": "fcos", "ignore_crowd": True},
+    },
+]
+
+
+def name_of(mode) -> str:
+    parts = [*mode.get("model", {}).values(), *mode.get("assigner", {}).values()]
+    return "-".join(str(part) for part in parts) or "default"
+
+
+@pytest.mark.parametrize(
+    ("precision", "mode"),
+    [("bf16", {}), ("fp16", {}), *(("fp32", mode) for mode in MODES)],
+    ids=lambda value: value if isinstance(value, str) else name_of(value),
+)
+def test_a_step_never_waits_for_the_device(precision, mode):
+    state, criterion, normalize, options = training(precision, mode)
     batch = cuda_batch()
     for _ in range(2):  # the first steps make the grid and choose algorithms
         train_step(state, state.model, [batch], criterion, normalize, options)
@@ -64,8 +89,9 @@ def test_a_step_never_waits_for_the_device(precision):
     assert all(torch.isfinite(loss) for loss in losses.values()) and torch.isfinite(norm)
 
 
-def test_losses_on_the_device_are_those_of_the_cpu():
-    state, criterion, normalize, _ = training("fp32")
+@pytest.mark.parametrize("mode", MODES, ids=name_of)
+def test_losses_on_the_device_are_those_of_the_cpu(mode):
+    state, criterion, normalize, _ = training("fp32", mode)
     batch = cuda_batch()
     state.model.eval()
     with torch.no_grad():

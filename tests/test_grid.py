@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import assert_close
 
-from gfl.grid import cell_corners, make_grid, valid_locations
+from gfl.grid import cell_corners, check_anchors, make_grid, valid_locations
 
 SIZES, STRIDES = ((2, 3), (1, 2)), (8, 16)
 # Rows outer, columns inner, x before y; six locations of stride 8, then two of stride 16.
@@ -53,3 +53,22 @@ def test_grid_is_made_once_for_the_same_arguments():
 def test_every_level_needs_a_stride():
     with pytest.raises(ValueError, match="zip"):
         make_grid(SIZES, (8,))
+
+
+def test_anchors_of_a_place_are_locations_one_after_the_other():
+    plain, grid = make_grid(SIZES, STRIDES), make_grid(SIZES, STRIDES, anchors_per_cell=3)
+    assert grid.level_counts == [18, 6]
+    assert_close(grid.centers, [corner for corner in CORNERS for _ in range(3)], rtol=0, atol=0)
+    assert_close(grid.strides, [8] * 18 + [16] * 6, rtol=0, atol=0)
+    for valid_size in ([[12, 20]], [[16, 16]]):
+        one = valid_locations(plain, torch.tensor(valid_size))
+        three = valid_locations(grid, torch.tensor(valid_size))
+        assert torch.equal(three, one.repeat_interleave(3, 1))
+    centered = make_grid(SIZES, STRIDES, "cell_center", anchors_per_cell=3)
+    assert torch.equal(cell_corners(centered), cell_corners(grid))
+
+
+def test_grid_of_another_number_of_anchors_is_refused():
+    check_anchors(make_grid(SIZES, STRIDES), 1)
+    with pytest.raises(ValueError, match="the grid has 1 locations at a place, expected 9"):
+        check_anchors(make_grid(SIZES, STRIDES), 9)

@@ -10,7 +10,7 @@ from conftest import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from gfl.losses import distribution_focal_loss, giou_loss, quality_focal_loss
-from gfl.losses.functional import expectation
+from gfl.losses.functional import expectation, focal_loss, gaussian_nll_loss
 
 BETAS = (0.0, 0.5, 1.0, 2.0, 2.5, 4.0)
 # Logits of the probabilities 1/8, 2/8, 5/8.
@@ -238,3 +238,83 @@ def test_giou_loss_of_degenerate_boxes_is_finite_with_finite_gradients():
 def test_giou_loss_of_nothing_is_nothing():
     value, grad = with_gradient(giou_loss, torch.zeros(0, 4), torch.zeros(0, 4))
     assert value.shape == (0,) and grad.shape == (0, 4)
+
+
+# Focal loss ---------------------------------------------------------------------------------------
+
+
+def test_focal_loss_is_the_one_worked_by_hand():
+    # Scores 1/2 and 3/4, alpha 1/4, gamma 2: 1/4 (1 - s)^2 -log s, or 3/4 s^2 -log(1 - s).
+    logits = torch.tensor([0.0, 0.0, math.log(3), math.log(3)])
+    value = focal_loss(logits, torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    log2, log4, log4_3 = math.log(2), math.log(4), math.log(4 / 3)
+    assert_close(value, [log2 / 16, 3 * log2 / 16, log4_3 / 64, 27 * log4 / 64])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.7, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.6, 1.0])
+def test_focal_loss_equals_torchvisions(alpha, gamma):
+    logits = torch.randn(40, 5) * 3
+    target = (torch.rand(40, 5) < 0.3).float()
+    value, grad = with_gradient(focal_loss, logits, target, alpha, gamma)
+    want, want_grad = with_gradient(sigmoid_focal_loss, logits, target, alpha, gamma)
+    assert_close(value, want)
+    assert_close(grad, want_grad)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0, 2.5])
+def test_focal_loss_is_finite_for_every_logit(gamma):
+    logits = torch.tensor([-65504.0, -1e4, -1000, -100, -20, -1e-7, 0, 1e-7, 20, 100, 1000, 65504])
+    for label in (0.0, 1.0):
+        value, grad = with_gradient(focal_loss, logits, torch.full_like(logits, label), 0.25, gamma)
+        assert value.isfinite().all() and (value >= 0).all() and grad.isfinite().all()
+        # Where it is far wrong it is |logit| times its alpha, with that slope.
+        alpha, wrong = (0.25, logits[:4]) if label else (0.75, logits[-3:])
+        assert_close(value[:4] if label else value[-3:], alpha * wrong.abs())
+        assert_close(grad[:4] if label else grad[-3:], alpha * wrong.sign())
+
+
+def test_focal_loss_of_a_hard_label_is_the_quality_focal_loss_with_an_alpha():
+    logits, target = torch.randn(50) * 3, (torch.rand(50) < 0.5).float()
+    weight = torch.where(target > 0, 0.25, 0.75)
+    assert_close(focal_loss(logits, target), weight * quality_focal_loss(logits, target))
+
+
+def test_focal_loss_gradient_is_that_of_finite_differences():
+    logits = torch.linspace(-4, 4, 9, dtype=torch.float64).requires_grad_()
+    for label, gamma in ((0.0, 0.5), (1.0, 2.5)):
+        target = torch.full_like(logits, label).detach()
+        loss = partial(focal_loss, target=target, gamma=gamma)
+        assert torch.autograd.gradcheck(loss, logits)
+
+
+def test_focal_loss_refuses_a_negative_gamma_and_of_nothing_is_nothing():
+    with pytest.raises(ValueError, match=r"gamma is -0\.5"):
+        focal_loss(torch.zeros(2), torch.zeros(2), gamma=-0.5)
+    value, grad = with_gradient(focal_loss, torch.zeros(0, 3), torch.zeros(0, 3))
+    assert value.shape == grad.shape == (0, 3)
+
+
+# Gaussian likelihood ------------------------------------------------------------------------------
+
+
+def test_gaussian_nll_is_that_of_torchs_normal():
+    mean, std, target = torch.randn(60) * 5, torch.rand(60) * 4 + 0.05, torch.randn(60) * 5
+    value, grad = with_gradient(gaussian_nll_loss, mean, std, target)
+    want = -torch.distributions.Normal(mean, std).log_prob(target)
+    assert_close(value, want, rtol=1e-4)
+    assert_close(grad, (mean - target) / std**2, rtol=1e-4)
+
+
+def test_gaussian_nll_is_the_one_worked_by_hand():
+    # Error 1 with deviations 1, 2, 1/2: 1/2, log 2 + 1/8, -log 2 + 2, and log(2 pi) / 2 each.
+    value = gaussian_nll_loss(torch.zeros(3), torch.tensor([1.0, 2.0, 0.5]), torch.ones(3))
+    log2 = math.log(2)
+    want = [0.5, log2 + 1 / 8, -log2 + 2]
+    assert_close(value, [half + math.log(2 * math.pi) / 2 for half in want])
+
+
+def test_gaussian_nll_is_least_where_the_deviation_is_the_error():
+    std = torch.linspace(0.1, 3, 30)
+    value = gaussian_nll_loss(torch.zeros(30), std, torch.full((30,), 0.7))
+    assert std[value.argmin()].item() == pytest.approx(0.7, abs=0.05)

@@ -42,3 +42,4 @@ def test_an_installed_wheel_trains_predicts_and_exports(tmp_path):
     gfl("export", checkpoint, "--out", "model.onnx")
     assert (user / "model.onnx").stat().st_size > 1e6
     assert "quickstart" not in gfl("config", "quickstart")
+    assert "beta: 2.5" in gfl("config", "ablations/beta_2.5")

@@ -9,7 +9,7 @@ from conftest import assert_close
 from torchvision.ops import nms
 
 from gfl.grid import make_grid
-from gfl.models.box_representation import GeneralBox
+from gfl.models.box_representation import DiracBox, GaussianBox, GeneralBox
 from gfl.postprocess import Postprocess, class_wise_nms
 from gfl.structures import ImageMeta, Predictions
 
@@ -118,6 +118,50 @@ def test_the_expected_bin_position_is_the_side_and_its_deviation_edge_std(rescal
     assert len(found) > 100 and (expected < 0).any() and (expected > 1).any()
     assert_close(expected.clamp(min=0), found.boxes, rtol=1e-4, atol=1e-3)
     assert_close(spread.sum(-1).sqrt(), found.edge_std, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("box", [GeneralBox(8, 0.5), GeneralBox(8, 4.0), GaussianBox(16, 0.5)])
+def test_positions_of_wider_bins_are_as_far_apart_and_expect_the_side(box):
+    grid = pyramid(96, 128)
+    base = random_predictions(grid, 1)
+    box_logits = torch.randn(1, grid.strides.shape[0], box.channels)
+    if isinstance(box, GaussianBox):  # means of 3 to 5 strides, deviations about 0.7: in the range
+        box_logits = box_logits.clamp(-0.25, 0.25) - torch.tensor([0.0, 0.3]).repeat(4)
+    predictions = Predictions(base.cls_logits, box_logits, grid)
+    part = Postprocess(box, nms_iou=1.0, max_per_image=10000, distributions=True)
+    # Larger than every box, so that only what lies left of 0 or above 0 is clipped.
+    [found] = part(predictions, (meta((10000, 10000), (2.0, 0.5)),))
+    between = found.edge_positions.diff(dim=-1)
+    stride = between.abs().amax((1, 2)) * 0.5 / box.bin_width  # of the top side, sy = 0.5
+    assert set(stride.unique().tolist()) <= {8, 16, 32, 64, 128} and len(found) > 100
+    steps = stride[:, None] * box.bin_width / torch.tensor([-2.0, -0.5, 2.0, 0.5])
+    assert_close(between, steps[..., None].expand_as(between), rtol=1e-4)
+    expected = (found.distributions * found.edge_positions).sum(-1)
+    assert_close(expected.clamp(min=0), found.boxes, rtol=1e-3, atol=0.2)
+
+
+def test_numbers_as_sides_have_neither_doubt_nor_distributions():
+    # (8, 8) with sides 4 exp(logit) = 1, 2, 2, 4 strides of 8.
+    box_logits = torch.zeros(1, 20, 4)
+    box_logits[0, 5] = torch.tensor([1.0, 2, 2, 4]).div(4).log()
+    predictions = found_at(GRID, {5: ({1: 0.9}, (0, 0, 0, 0))})
+    predictions = Predictions(predictions.cls_logits, box_logits, GRID)
+    [found] = Postprocess(DiracBox(), distributions=True)(predictions, (meta(),))
+    assert_close(found.boxes, [[0, 0, 24, 40]], atol=1e-4)
+    assert found.edge_std.tolist() == [[0, 0, 0, 0]]
+    assert found.distributions is None and found.edge_positions is None
+
+
+def test_quality_of_a_branch_multiplies_the_class_score():
+    predictions = found_at(GRID, {5: ({1: 0.9, 0: 0.3}, (1, 1, 1, 1))})
+    quality = torch.full((1, 20, 1), 9.0)
+    quality[0, 5] = math.log(0.25 / 0.75)
+    predictions = Predictions(predictions.cls_logits, predictions.box_logits, GRID, quality)
+    [found] = postprocess(score_threshold=0.01)(predictions, (meta(),))
+    assert_close(found.scores, [0.9 * 0.25, 0.3 * 0.25])
+    # The threshold is held against the product.
+    [found] = postprocess(score_threshold=0.1)(predictions, (meta(),))
+    assert_close(found.scores, [0.9 * 0.25])
 
 
 @pytest.mark.parametrize(

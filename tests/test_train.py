@@ -19,6 +19,7 @@ import gfl
 from gfl import build
 from gfl.cli import test as test_command
 from gfl.cli import train as train_command
+from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
 from gfl.engine.optim import Schedule
 from gfl.engine.train import train_step
@@ -105,12 +106,22 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("killed_at", [1, 4, 5])
-def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed_at, monkeypatch):
+# As far from the default as it goes: another quality, box and assigner.
+OTHER_MODE = {
+    "model": {"quality": "iou_branch", "box": "gaussian"},
+    "assigner": {"name": "retinanet", "anchor_scale": 4.0},
+}
+
+
+@pytest.mark.parametrize(("killed_at", "mode"), [(1, {}), (4, {}), (5, {}), (5, OTHER_MODE)])
+def test_resume_equals_an_uninterrupted_run_bit_for_bit(
+    folder, tmp_path, killed_at, mode, monkeypatch
+):
     """Killed in mid-epoch, where the last checkpoint is behind (4, 5) or absent (1)."""
     import gfl.engine.train as loop
 
-    config = tiny_config(folder, ema_decay=0.9, optimizer="adamw", lr=0.001)
+    values = tiny_values(folder, ema_decay=0.9, optimizer="adamw", lr=0.001)
+    config = parse_config(merge_values(values, mode))
     gfl.train(config, work_dir=tmp_path / "whole")
     real_step = loop.train_step
 
@@ -137,7 +148,9 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(folder, tmp_path, killed
             torch.load(tmp_path / run / name, weights_only=True) for run in ("whole", "killed")
         )
         assert_same_tensors(whole, resumed)
-    assert metrics_of(tmp_path / "whole") == metrics_of(tmp_path / "killed")
+    lines = metrics_of(tmp_path / "whole")
+    assert lines == metrics_of(tmp_path / "killed")
+    assert ("loss_nll" in lines[0] and "loss_quality" in lines[0]) == bool(mode)
 
 
 def test_an_owed_evaluation_is_run_on_resume(folder, tmp_path, monkeypatch):

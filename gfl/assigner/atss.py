@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gfl.assigner.crowd import in_crowd
 from gfl.boxes import aligned_iou, xyxy_to_ltrb
-from gfl.grid import ORIGINS, valid_locations
+from gfl.grid import ORIGINS, check_anchors, valid_locations
 from gfl.structures import Assignment, Grid, Targets
 
 # A location is a positive only if it lies this far inside the object, pixels (mmdet, ATSS).
@@ -52,7 +52,11 @@ class ATSSAssigner:
             `Assignment`. Locations outside an image's `valid_size` have weight 0 and are neither
             candidates nor positives; with `ignore_crowd` those in crowd regions that are no
             positives have weight 0 too.
+
+        Raises:
+            ValueError: the grid has several anchors at a place.
         """
+        check_anchors(grid, self.anchors_per_cell)
         index, is_candidate = self.candidates(grid, targets)
         centers = grid.centers[index]
         half_side = 0.5 * self.anchor_scale * grid.strides[index][..., None]

@@ -4,7 +4,7 @@ import torch
 
 from gfl.assigner.dense import dense_assignment, object_chunks
 from gfl.boxes import xyxy_to_ltrb
-from gfl.grid import valid_locations
+from gfl.grid import check_anchors, valid_locations
 from gfl.structures import Assignment, Grid, Targets
 
 
@@ -44,6 +44,7 @@ class FCOSAssigner:
     @torch.no_grad()
     def __call__(self, grid: Grid, targets: Targets) -> Assignment:
         """Assign every location of a batch; see `ATSSAssigner.__call__`."""
+        check_anchors(grid, self.anchors_per_cell)
         shape = targets.boxes.shape[0], grid.strides.shape[0]
         smallest = torch.full(shape, torch.inf, device=grid.strides.device)
         gt_index = torch.full(shape, -1, device=grid.strides.device)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gfl.assigner.dense import dense_assignment, object_chunks
 from gfl.boxes import aligned_iou
-from gfl.grid import valid_locations
+from gfl.grid import check_anchors, valid_locations
 from gfl.structures import Assignment, Grid, Targets
 
 # Heights over widths are 1/2, 1, 2, and there are three sizes in an octave: nine anchors a place.
@@ -24,11 +24,12 @@ class RetinaNetAssigner:
 
     Args:
         anchor_scale: side of the smallest square anchor, in strides.
-        positive_iou, negative_iou: the thresholds.
+        positive_iou, negative_iou: the thresholds, above 0: what nothing touches is background.
         ignore_crowd: as in `ATSSAssigner`, judged by squares of `anchor_scale` strides.
 
     Source: arXiv 1708.02002 section 4; mmdet `MaxIoUAssigner` (pos_iou_thr, neg_iou_thr,
-    min_pos_iou=0) and `AnchorGenerator` (octave_base_scale=4).
+    min_pos_iou=0) and `AnchorGenerator` (octave_base_scale=4). There an object that no anchor
+    touches gets all anchors, here none.
     """
 
     anchors_per_cell = NUM_RATIOS * NUM_SIZES
@@ -74,11 +75,7 @@ class RetinaNetAssigner:
         Raises:
             ValueError: the grid has another number of anchors at a place.
         """
-        if grid.anchors_per_cell != self.anchors_per_cell:
-            raise ValueError(
-                f"the grid has {grid.anchors_per_cell} locations at a place, expected "
-                f"{self.anchors_per_cell}: build the network for this assigner"
-            )
+        check_anchors(grid, self.anchors_per_cell)
         device = grid.strides.device
         sizes = self.anchor_scale * 2 ** (torch.arange(NUM_SIZES, device=device) / NUM_SIZES)
         ratios = 2 ** (torch.arange(NUM_RATIOS, device=device) - 1.0)

@@ -22,6 +22,9 @@ from gfl.errors import UserError
 from gfl.schema import Config
 from gfl.schema.data import Data
 
+# Names of `gfl.build.BOX_REPRESENTATIONS` whose sides are not limited by model.reg_max.
+UNBOUNDED_BOXES = ("dirac", "gaussian")
+
 
 def build_dataset(
     config: Config,
@@ -103,7 +106,9 @@ def finding_lines(dataset) -> list[str]:
 
 
 def coverage(config: Config, dataset: DetectionDataset, strides: tuple[int, ...]) -> list:
-    """`reg_max_coverage` of a data set at the config's training size."""
+    """`reg_max_coverage` of a data set at the config's training size; [] if sides have no end."""
+    if config.model.box in UNBOUNDED_BOXES:
+        return []
     boxes, _, index = dataset.objects()
     size = config.data.train_size
     return reg_max_coverage(
@@ -113,6 +118,7 @@ def coverage(config: Config, dataset: DetectionDataset, strides: tuple[int, ...]
         strides,
         config.assigner.anchor_scale,
         config.model.reg_max,
+        config.model.bin_width,
     )
 
 

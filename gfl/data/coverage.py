@@ -43,6 +43,7 @@ def reg_max_coverage(
     strides: tuple[int, ...],
     anchor_scale: float,
     reg_max: int,
+    bin_width: float = 1.0,
 ) -> list[LevelCoverage]:
     """Count, level by level, the box edges that a side distribution can not reach.
 
@@ -56,7 +57,8 @@ def reg_max_coverage(
         train_size: bounds of the (short, long) side after resizing, pixels.
         strides: of the levels, pixels.
         anchor_scale: anchor side in strides.
-        reg_max: largest side distance in strides.
+        reg_max: number of the last bin.
+        bin_width: distance between bins, in strides.
     """
     short, long = train_size
     sizes = sizes.astype(np.float64).reshape(-1, 2)
@@ -65,7 +67,7 @@ def reg_max_coverage(
     anchors = anchor_scale * np.array(strides, np.float64)
     side = np.sqrt(sides.prod(1))
     level = np.abs(np.log(side[:, None] / anchors)).argmin(1)
-    distances = sides / 2 / np.array(strides, np.float64)[level][:, None]
+    distances = sides / 2 / (bin_width * np.array(strides, np.float64)[level][:, None])
     found = []
     for number, stride in enumerate(strides):
         here = distances[level == number]

@@ -69,13 +69,15 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float
         logits: (..., C), p = sigmoid(logits).
         target: (..., C) labels, 0 or 1.
         alpha: weight of positives; 1 - alpha is that of negatives.
-        gamma: focusing power.
+        gamma: focusing power, any value >= 0.
 
     Returns:
-        (..., C) loss, unreduced.
+        (..., C) loss, unreduced. Gradient flows through the modulating factor too.
 
     Source: arXiv 1708.02002 equation 5; mmdet `py_sigmoid_focal_loss`.
     """
+    if gamma < 0:
+        raise ValueError(f"gamma is {gamma}, expected a value >= 0")
     score = logits.sigmoid()
     wrong = (1 - score) * target + score * (1 - target)
     weight = alpha * target + (1 - alpha) * (1 - target)

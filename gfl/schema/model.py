@@ -118,9 +118,9 @@ class Assigner(Section):
     """With name: fcos, how far from an object's centre its positives may lie, in strides."""
     regression_range: Float = Field(default=8.0, gt=0)
     """With name: fcos, longest side distance of a level's objects, in strides."""
-    positive_iou: Probability = 0.5
+    positive_iou: Float = Field(default=0.5, gt=0, le=1)
     """With name: retinanet, from this IoU on an anchor is a positive."""
-    negative_iou: Probability = 0.4
+    negative_iou: Float = Field(default=0.4, gt=0, le=1)
     """With name: retinanet, below this IoU it is background."""
     ignore_crowd: bool = False
     """Leave locations mostly inside a crowd region out of the classification loss; false trains
