@@ -12,6 +12,10 @@ wholly inside the image. ``area`` is the sum of the object's own opacity, hidden
 position. An object's opacity is the mean of its outline over many boxes whose sides are displaced
 by zero-mean, near-Gaussian amounts, independent of each other and of size, class and place. The
 size of a pixel (0.29, added in quadrature) and JPEG come on top.
+
+Labels are exact: boxes lie at the mean of their edges. With ``annotator`` each is one of the boxes
+that its object is the mean of, as if somebody had drawn it who could not see a blurred edge any
+better: ``edge_blur`` is then the standard deviation of the label too. The pictures are the same.
 """
 
 from __future__ import annotations
@@ -210,6 +214,13 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, kind: str = "n
     return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8), objects
 
 
+def annotated(box: Sequence[float], edge_blur: Sequence[float], rng: np.random.Generator) -> list:
+    """Returns one of the boxes (x, y, w, h) that `object_alpha` is the mean of, at random."""
+    x, y, w, h = box
+    sides = np.array([x, y, x + w, y + h]) + rng.choice(_unit_displacements()) * edge_blur
+    return [round(float(v), 2) for v in (*sides[:2], *(sides[2:] - sides[:2]))]
+
+
 def scene_at(seed: int, split: str, index: int, size: Sequence[int] = (256, 192)) -> Scene:
     """Draws picture ``index`` of a split; a pure function of its arguments (see draw_scene)."""
     number = SPLITS.index(split)
@@ -241,6 +252,7 @@ def make_shapes(
     num_val: int = 60,
     seed: int = 0,
     size: Sequence[int] = (256, 192),
+    annotator: bool = False,
 ) -> None:
     """Writes the data set; ``size`` is the width and height of the landscape pictures.
 
@@ -252,6 +264,8 @@ def make_shapes(
         raise ValueError("seed and numbers must be 0 or more, width and height 96 or more")
     info = {"description": "Drawn shapes with edges of known blur (edge_blur: ltrb, std in pixels)"}
     info |= {"seed": seed, "arguments": {"train": num_train, "val": num_val, "size": list(size)}}
+    if annotator:
+        info["arguments"]["annotator"] = True
     out = Path(out)
     files = [out / "annotations" / f"{split}.json" for split in SPLITS]
     own = any([_is_own(path, info) for path in files])
@@ -271,7 +285,10 @@ def make_shapes(
             image = {"id": number * ID_STEP + index + 1, "file_name": path.name}
             image |= {"width": picture.shape[1], "height": picture.shape[0]}
             content["images"].append(image)
+            rng = np.random.default_rng([seed, number, index, 2])
             for o in objects:
+                if annotator:
+                    o["bbox"] = annotated(o["bbox"], o["edge_blur"], rng)
                 o |= {"id": 100 * number * ID_STEP + len(content["annotations"]) + 1}
                 o |= {"image_id": image["id"], "iscrowd": 0, "area": round(o["area"], 2)}
                 content["annotations"].append({k: v for k, v in o.items() if k != "visible"})

@@ -156,3 +156,31 @@ def test_bad_arguments(tmp_path, capsys, bad):
     assert main(["--out", str(tmp_path / "x"), *bad]) == 2
     assert capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_an_annotators_labels_spread_as_far_as_the_edges(tmp_path, made):
+    """The same pictures and objects; each side is off by its blur, independent of the others."""
+    exact_folder, exact = made
+    out = tmp_path / "set"
+    assert main(["--out", str(out), "--train", "40", "--val", "20", "--annotator"]) == 0
+    for path in sorted((exact_folder / "images").iterdir()):
+        assert (out / "images" / path.name).read_bytes() == path.read_bytes()
+    off = []
+    for split in ms.SPLITS:
+        content = json.loads((out / "annotations" / f"{split}.json").read_text())
+        images = {image["id"]: image for image in content["images"]}
+        for mine, true in zip(content["annotations"], exact[split]["annotations"], strict=True):
+            assert {**mine, "bbox": None} == {**true, "bbox": None}
+            x, y, w, h = mine["bbox"]
+            image = images[mine["image_id"]]
+            assert w > 1 and h > 1 and x + w > 0 and y + h > 0
+            assert x < image["width"] and y < image["height"]
+            X, Y, W, H = true["bbox"]
+            sides = np.array([x - X, y - Y, x + w - X - W, y + h - Y - H])
+            off.append(sides / true["edge_blur"])
+    off = np.array(off)
+    limit = 4 / np.sqrt(len(off))
+    assert abs(off.mean(0)).max() < limit and abs(off.std(0) - 1).max() < limit
+    assert abs(np.corrcoef(off.T) - np.eye(4)).max() < 0.12 + limit
+    with pytest.raises(FileExistsError, match="different data set"):
+        ms.make_shapes(out, 40, 20)

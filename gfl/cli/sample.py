@@ -13,6 +13,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--val", type=int, default=60, help="number of validation pictures")
     parser.add_argument("--size", default="256x192", help="landscape picture size, WxH")
     parser.add_argument("--seed", type=int, default=0, help="non-negative seed")
+    parser.add_argument(
+        "--annotator",
+        action="store_true",
+        help="labels as uncertain as the edges are blurred, in place of exact ones",
+    )
     args = parser.parse_args(argv)
     return run(lambda: sample(args))
 
@@ -24,6 +29,6 @@ def sample(args: argparse.Namespace) -> None:
 
     try:
         width, height = map(int, args.size.split("x"))
-        make_shapes(args.out, args.train, args.val, args.seed, (width, height))
+        make_shapes(args.out, args.train, args.val, args.seed, (width, height), args.annotator)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot draw the sample: {error}") from None
