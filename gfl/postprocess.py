@@ -9,6 +9,9 @@ from gfl.models.box_representation import BoxRepresentation
 from gfl.structures import Detections, Grid, ImageMeta, Predictions
 
 PRE_NMS_RULES = ("pairs", "locations")
+# NMS takes time with the square of the boxes; from so many on, class by class is quicker on a CPU.
+# On a GPU the number of classes at hand would have to be waited for.
+MANY_BOXES = 2000
 
 
 class Postprocess:
@@ -119,14 +122,27 @@ class Postprocess:
                 row, label = (level_scores[keep] > self.score_threshold).nonzero(as_tuple=True)
                 location = keep[row]
             else:
-                location, label = (level_scores > self.score_threshold).nonzero(as_tuple=True)
-                above = level_scores[location, label]
-                keep = above.topk(min(self.pre_nms_top_k, len(above))).indices
-                location, label = location[keep], label[keep]
+                location, label = self._best_pairs(level_scores)
             locations.append(first + location)
             labels.append(label)
             first += len(level_scores)
         return torch.cat(locations), torch.cat(labels)
+
+    def _best_pairs(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and class of the best pairs above the threshold, out of (n, C) scores.
+
+        The best k pairs lie at the k locations whose best class is best, so that one comparison
+        a location is enough to leave out nearly all of them.
+        """
+        k = self.pre_nms_top_k
+        near = torch.arange(len(scores), device=scores.device)
+        if len(scores) > k:
+            near = scores.amax(1).topk(k).indices.sort().values
+        row, label = (scores[near] > self.score_threshold).nonzero(as_tuple=True)
+        location = near[row]
+        above = scores[location, label]
+        keep = above.topk(min(k, len(above))).indices
+        return location[keep], label[keep]
 
 
 def bin_positions(centers: Tensor, widths: Tensor, reg_max: int) -> Tensor:
@@ -159,7 +175,17 @@ def class_wise_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) ->
     """
     if len(boxes) == 0:
         return labels.new_zeros(0)
-    # Each class gets a place of its own. In double, so that the offset costs no precision.
     boxes = boxes.double()
+    if len(boxes) > MANY_BOXES and boxes.device.type == "cpu":
+        return _nms_class_by_class(boxes, scores.double(), labels, iou)
+    # Each class gets a place of its own. In double, so that the offset costs no precision.
     offset = labels.double() * (boxes.max() - boxes.min() + 1)
     return nms(boxes + offset[:, None], scores.double(), iou)
+
+
+def _nms_class_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
+    """`class_wise_nms`, one class after the other; equal scores stay in the order of rows."""
+    of_class = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
+    kept = torch.cat([rows[nms(boxes[rows], scores[rows], iou)] for rows in of_class])
+    kept = kept.sort().values
+    return kept[scores[kept].argsort(descending=True, stable=True)]

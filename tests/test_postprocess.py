@@ -8,6 +8,7 @@ from builders import pyramid, random_boxes, random_predictions
 from conftest import assert_close
 from torchvision.ops import nms
 
+import gfl.postprocess as postprocess_module
 from gfl.grid import make_grid
 from gfl.models.box_representation import DiracBox, GaussianBox, GeneralBox
 from gfl.postprocess import Postprocess, class_wise_nms
@@ -329,3 +330,30 @@ def test_half_precision_logits_are_decoded_in_float32():
     [want] = postprocess()(want, (meta((96, 128)),))
     assert found.boxes.dtype == found.edge_std.dtype == torch.float32
     assert torch.equal(found.boxes, want.boxes) and torch.equal(found.scores, want.scores)
+
+
+# Quick ways --------------------------------------------------------------------------------------
+
+
+def test_class_by_class_keeps_what_one_nms_keeps(monkeypatch):
+    torch.manual_seed(3)
+    corner = torch.rand(3000, 2) * 200
+    boxes = torch.cat((corner, corner + 10 + torch.rand(3000, 2) * 60), 1)
+    scores = (torch.rand(3000) * 50).round() / 50  # many equal scores
+    labels = torch.randint(0, 7, (3000,))
+    by_class = class_wise_nms(boxes, scores, labels, 0.6)
+    monkeypatch.setattr(postprocess_module, "MANY_BOXES", 10_000)
+    at_once = class_wise_nms(boxes, scores, labels, 0.6)
+    assert 100 < len(at_once) < 2900
+    assert torch.equal(by_class, at_once)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.9])
+def test_the_best_pairs_are_those_of_all_pairs(threshold):
+    rules = Postprocess(GeneralBox(), score_threshold=threshold, pre_nms_top_k=50)
+    scores = torch.rand(400, 9)
+    location, label = rules._best_pairs(scores)
+    everything = scores.flatten()
+    want = everything[everything > threshold].topk(min(50, (everything > threshold).sum())).values
+    assert torch.equal(scores[location, label], want)
+    assert len(set(zip(location.tolist(), label.tolist(), strict=True))) == len(want)
