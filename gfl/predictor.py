@@ -24,7 +24,7 @@ from gfl.distributed import local_device
 from gfl.errors import UserError
 from gfl.interop.exported import ExportedForm
 from gfl.interop.onnx_network import OnnxNetwork
-from gfl.models.folding import folded
+from gfl.models.folding import folded, folded_blocks
 from gfl.structures import Batch
 
 NO_BOXES = np.zeros((0, 4), np.float32)
@@ -106,6 +106,7 @@ class Detector:
         model = model.eval().requires_grad_(False)
         if fuse:
             model.backbone = folded(model.backbone)
+            model.neck, model.head = folded_blocks(model.neck), folded_blocks(model.head)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         if compile:
             self.model.tensors = torch.compile(self.model.tensors, dynamic=True)

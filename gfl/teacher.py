@@ -9,7 +9,7 @@ from gfl import build
 from gfl.config import Config, parse_config
 from gfl.conversion import open_checkpoint
 from gfl.errors import UserError
-from gfl.models.folding import folded
+from gfl.models.folding import folded, folded_blocks
 from gfl.structures import Predictions
 
 # What teacher and student must agree on: where distributions lie, and what images look like.
@@ -66,6 +66,7 @@ def load_teacher(
         )
     model = model.eval().requires_grad_(False)
     model.backbone = folded(model.backbone)
+    model.neck, model.head = folded_blocks(model.neck), folded_blocks(model.head)
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)
 

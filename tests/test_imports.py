@@ -115,6 +115,8 @@ FLOORS = {
     "losses/functional.py": 1,
     "models/backbone.py": 1,
     "models/feature_networks.py": 1,
+    "models/conv_blocks.py": 0,
+    "models/pafpn.py": 1,
     "models/folding.py": 3,
     "models/head.py": 1,
     "models/neck.py": 1,

@@ -15,24 +15,26 @@ from gfl.models.box_representation import (
     GaussianBox,
     GeneralBox,
 )
+from gfl.models.conv_blocks import BlockOptions
 from gfl.models.detector import GFLDetector
 from gfl.models.feature_backbone import LIBRARIES, FeatureBackbone
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
+from gfl.models.pafpn import PAFPN
 from gfl.models.quality import DistributionQuality
 from gfl.postprocess import Postprocess
 from gfl.quality import QUALITY_MODES
 from gfl.schema import Config
-from gfl.schema.model import Backbone
+from gfl.schema.model import Backbone, Head, Model, Neck
 
 BACKBONES = dict.fromkeys(RESNETS, ResNet)
-NECKS = {"fpn": FPN}
+NECKS = {"fpn": FPN, "pafpn": PAFPN}
 HEADS = {"gfl": GFLHead}
 BOX_REPRESENTATIONS = {"general": GeneralBox, "gaussian": GaussianBox, "dirac": DiracBox}
 ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner, "retinanet": RetinaNetAssigner}
 
-# Pyramid levels are made of the backbone's last three outputs, C3 to C5.
-NUM_FEATURES = 3
+# How many of the backbone's last outputs the pyramid is made of: C2 to C5, or C3 to C5.
+NUM_FEATURES = {"P2": 4, "P3": 3}
 
 
 def build_box_representation(config: Config) -> BoxRepresentation:
@@ -44,12 +46,21 @@ def build_box_representation(config: Config) -> BoxRepresentation:
 def build_assigner(config: Config):
     """Which locations answer for which object: each assigner takes the options that it names."""
     part = choose("assigner.name", config.assigner.name, ASSIGNERS)
-    options = config.assigner.model_dump()
-    return part(**{name: options[name] for name in signature(part).parameters if name in options})
+    return part(**_taken(part, config.assigner.model_dump()))
 
 
-def build_backbone(options: Backbone, load_pretrained: bool = True) -> nn.Module:
-    """The network that gives features: a name of `BACKBONES`, timm/NAME or torchvision/NAME."""
+def _taken(part, options: dict) -> dict:
+    """Those options that a part has an argument for."""
+    return {name: options[name] for name in signature(part).parameters if name in options}
+
+
+def build_backbone(
+    options: Backbone, load_pretrained: bool = True, num_features: int = NUM_FEATURES["P3"]
+) -> nn.Module:
+    """The network that gives features: a name of `BACKBONES`, timm/NAME or torchvision/NAME.
+
+    Of its outputs, the last `num_features` will be used.
+    """
     settings = options.name, options.resolved_norm, options.resolved_frozen_stages
     load = load_pretrained and options.pretrained is not False
     if options.name.partition("/")[0] in LIBRARIES:
@@ -58,7 +69,7 @@ def build_backbone(options: Backbone, load_pretrained: bool = True) -> nn.Module
                 f"model.backbone.deformable_stages needs a name of {', '.join(BACKBONES)}, not "
                 f"{options.name!r}."
             )
-        backbone = FeatureBackbone(*settings)
+        backbone = FeatureBackbone(*settings, num_features)
         if load:
             backbone.load_weights(options.pretrained)
         return backbone
@@ -90,10 +101,9 @@ def build_model(
     """
     model = config.model
     num_classes = agreed_num_classes(config, num_classes)
-    backbone = build_backbone(model.backbone, load_pretrained)
-    neck = choose("model.neck.name", model.neck.name, NECKS)(
-        backbone.channels[-NUM_FEATURES:], backbone.strides[-NUM_FEATURES:], model.neck.channels
-    )
+    num_features = NUM_FEATURES[model.neck.finest]
+    backbone = build_backbone(model.backbone, load_pretrained, num_features)
+    neck = _build_neck(model, backbone, num_features)
     if model.strides not in (None, neck.strides):
         raise UserError(
             f"model.strides is {list(model.strides)}, but {model.backbone.name} and "
@@ -103,7 +113,13 @@ def build_model(
     quality = None
     if mode.predictor:
         quality = DistributionQuality(model.head.quality_top_k, model.head.quality_channels)
-    head = choose("model.head.name", model.head.name, HEADS)(
+    part = choose("model.head.name", model.head.name, HEADS)
+    norm_levels = len(neck.strides) if model.head.statistics == "per_level" else 0
+    more = {
+        "blocks": _blocks(model.head, norm_levels),
+        "shared_tower": model.head.towers == "shared",
+    }
+    head = part(
         neck.channels,
         num_classes,
         build_box_representation(config).channels,
@@ -115,8 +131,29 @@ def build_model(
         mode.branch,
         getattr(choose("assigner.name", config.assigner.name, ASSIGNERS), "anchors_per_cell", 1),
         model.head.score_bins if model.head.score == "distribution" else 1,
+        **_taken(part, more),
     )
+    if model.backbone.resolved_norm == "sync":
+        neck, head = map(nn.SyncBatchNorm.convert_sync_batchnorm, (neck, head))
     return GFLDetector(backbone, neck, head, model.grid_origin)
+
+
+def _build_neck(model: Model, backbone: nn.Module, num_features: int) -> nn.Module:
+    options, strides = model.neck, backbone.strides[-num_features:]
+    if options.finest == "P2" and (len(strides) < num_features or strides[0] != 4):
+        raise UserError(
+            f"model.neck.finest is P2, made of features of strides 4 to 32, but "
+            f"{model.backbone.name} has {list(backbone.strides)}. Set model.neck.finest=P3, or "
+            "choose a backbone that has them."
+        )
+    part = choose("model.neck.name", options.name, NECKS)
+    more = {"num_extra": options.levels - num_features, "blocks": _blocks(options)}
+    channels = backbone.channels[-num_features:]
+    return part(channels, strides, options.channels, **_taken(part, more))
+
+
+def _blocks(options: Neck | Head, norm_levels: int = 0) -> BlockOptions:
+    return BlockOptions(options.conv, options.kernel, options.norm, options.activation, norm_levels)
 
 
 def agreed_num_classes(config: Config, from_data: int | None) -> int:

@@ -22,8 +22,8 @@ FIXED_SIDES = (224, 256, 384)
 class FeatureBackbone(nn.Module):
     """A timm or torchvision network without its classifier; `body` holds it.
 
-    Parameters that no output of stride 8, 16 or 32 depends on do not train: nothing would give
-    them a gradient.
+    Parameters that none of the last `num_features` outputs depends on do not train: nothing would
+    give them a gradient.
 
     Args:
         name: "timm/NAME" with a name that supports `features_only=True`, or "torchvision/NAME"
@@ -33,6 +33,7 @@ class FeatureBackbone(nn.Module):
         frozen_stages: the parameters that the first n outputs depend on do not train, and batch
             norms among them keep their statistics. 1 is the stem and the first stage. (A network
             that mixes its strides, such as HRNet, needs most of itself for the first output.)
+        num_features: how many outputs, the last ones, the pyramid is made of.
 
     Attributes:
         channels, strides: of each output, as measured; strides in pixels: 4 (where the network
@@ -43,7 +44,9 @@ class FeatureBackbone(nn.Module):
             and 32 or for pictures of one size only, or more frozen stages than there are.
     """
 
-    def __init__(self, name: str, norm: str = "frozen", frozen_stages: int = 1):
+    def __init__(
+        self, name: str, norm: str = "frozen", frozen_stages: int = 1, num_features: int = 3
+    ):
         super().__init__()
         self.name = name
         self.body, outputs = _cut(name)
@@ -63,14 +66,14 @@ class FeatureBackbone(nn.Module):
         self.channels = tuple(channels)
         self.frozen_statistics = norm == "frozen"
         self.frozen_norms: tuple[str, ...] = ()
-        self._freeze(frozen_stages)
+        self._freeze(frozen_stages, num_features)
         if norm == "sync":
             self.body = _with_sync_norms(self.body)
 
     def _places_and_layouts(self) -> list[tuple[int, bool]]:
         return list(zip(self.places, self.channels_last, strict=True))
 
-    def _freeze(self, frozen_stages: int) -> None:
+    def _freeze(self, frozen_stages: int, num_features: int) -> None:
         if frozen_stages > len(self.strides):
             raise UserError(
                 f"model.backbone.frozen_stages is {frozen_stages}, but {self.name} has "
@@ -79,7 +82,7 @@ class FeatureBackbone(nn.Module):
         outputs, count = dependent_outputs(self)
         stages = {name: numbers[0] for name, numbers in outputs.items()}
         for name, parameter in self.named_parameters():
-            reaches_the_pyramid = outputs.get(name, [0])[-1] > count - 3
+            reaches_the_pyramid = outputs.get(name, [0])[-1] > count - num_features
             parameter.requires_grad_(reaches_the_pyramid and stages[name] > frozen_stages)
         self.frozen_norms = tuple(
             name

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
+from gfl.models.conv_blocks import ConvNormAct
 from gfl.models.deformable import DeformableConv2d
 from gfl.models.trainable import PICTURE
 
@@ -36,3 +37,19 @@ def folded(backbone: nn.Module) -> nn.Module:
         return backbone
     same = all((a - b).abs().max() <= TOLERANCE * b.abs().max() + 1e-6 for a, b in pairs)
     return network if same else backbone
+
+
+def folded_blocks(part: nn.Module) -> nn.Module:
+    """A copy of a neck or head in eval mode that has the batch norms of its blocks folded.
+
+    Norms of each level make a convolution of each level. A part without batch norms, and norms
+    outside of `ConvNormAct`, are left as they are.
+    """
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    if not any(isinstance(module, norms) for module in part.modules()):
+        return part
+    part = copy.deepcopy(part).eval()
+    for module in list(part.modules()):
+        if isinstance(module, ConvNormAct):
+            module.fold()
+    return part

@@ -1,4 +1,4 @@
-"""The shared head: two towers over every level, joint scores and side distributions."""
+"""The shared head: towers over every level, joint scores and side distributions."""
 
 import math
 from typing import NamedTuple
@@ -6,21 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gfl.models.conv_blocks import BlockOptions, Tower
+
 # Score of every location before training (focal loss paper, section 4.1).
 PRIOR_SCORE = 0.01
-
-
-class ConvNormReLU(nn.Module):
-    """3x3 convolution, group norm, ReLU."""
-
-    def __init__(self, in_channels: int, channels: int, groups: int = 32):
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(groups, channels)
-        nn.init.normal_(self.conv.weight, std=0.01)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x)).relu_()
 
 
 class Scale(nn.Module):
@@ -65,6 +54,9 @@ class GFLHead(nn.Module):
         anchors_per_cell: locations at each place of a level, each with channels of its own.
         score_bins: S logits a class, whose distribution over scores has the class score as its
             expectation; 1 for a logit whose sigmoid it is.
+        blocks: how the towers' blocks are made. Behind depthwise ones the output convolutions are
+            1x1, as in PicoDet and RTMDet, else 3x3.
+        shared_tower: one tower for class and box (`cls_tower`), as in PicoDet.
 
     Source: arXiv 2006.04388 figure 2; mmdet `GFLHead`, `ATSSHead`; GFocalV2 `GFocalHead`.
     """
@@ -82,13 +74,15 @@ class GFLHead(nn.Module):
         quality_branch: bool = False,
         anchors_per_cell: int = 1,
         score_bins: int = 1,
+        blocks: BlockOptions = BlockOptions(),  # noqa: B008 (frozen)
+        shared_tower: bool = False,
     ):
         super().__init__()
         self.anchors_per_cell, self.score_bins = anchors_per_cell, score_bins
         widths = [in_channels] + [channels] * stacked_convs
-        pairs = list(zip(widths, widths[1:], strict=False))
-        self.cls_tower = nn.Sequential(*(ConvNormReLU(*pair) for pair in pairs))
-        self.box_tower = nn.Sequential(*(ConvNormReLU(*pair) for pair in pairs))
+        self.cls_tower = Tower(widths, blocks)
+        self.box_tower = None if shared_tower else Tower(widths, blocks)
+        self.output_kernel = 1 if blocks.conv == "depthwise" else 3
         self.cls_out = self._output(widths[-1], (num_classes + background_channel) * score_bins)
         self.box_out = self._output(widths[-1], box_channels)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
@@ -111,12 +105,15 @@ class GFLHead(nn.Module):
         self.cls_out.bias[::bins] = math.log((1 - likely) / (likely / (bins - 1)))
 
     def _output(self, in_channels: int, channels: int) -> nn.Conv2d:
-        return nn.Conv2d(in_channels, channels * self.anchors_per_cell, 3, padding=1)
+        kernel, width = self.output_kernel, channels * self.anchors_per_cell
+        return nn.Conv2d(in_channels, width, kernel, padding=kernel // 2)
 
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         """Levels of (B, in_channels, h, w) to float32 logits of all locations."""
-        cls_maps = [self.cls_out(self.cls_tower(level)) for level in levels]
-        features = [self.box_tower(level) for level in levels]
+        features = self.cls_tower(levels)
+        cls_maps = [self.cls_out(feature) for feature in features]
+        if self.box_tower is not None:
+            features = self.box_tower(levels)
         box_maps = [
             scale(self.box_out(feature))
             for feature, scale in zip(features, self.scales, strict=True)

@@ -45,8 +45,38 @@ class Neck(Section):
     """What turns features into a pyramid."""
 
     name: str = "fpn"
-    """A name of `gfl.build.NECKS`."""
+    """A name of `gfl.build.NECKS`: fpn, or pafpn (path aggregation, which light models have)."""
     channels: Int = Field(default=256, ge=1, le=8192)
+    finest: Literal["P2", "P3"] = "P3"
+    """The first level, of stride 4 or 8."""
+    levels: Int = Field(default=5, ge=3, le=8)
+    """How many, the stride doubling from one to the next."""
+    conv: Literal["plain", "depthwise"] = "depthwise"
+    """With name: pafpn, what its blocks are: a convolution, or one channel by channel and a 1x1."""
+    kernel: Literal[3, 5] = 5
+    """With name: pafpn, the side of its convolutions."""
+    norm: Literal["group", "batch"] = "batch"
+    """With name: pafpn. Batch norms learn over all processes if model.backbone.norm is sync."""
+    activation: Literal["relu", "hardswish", "silu"] = "relu"
+    """With name: pafpn."""
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.finest == "P2" and self.levels < 4:
+            raise ValueError(
+                f"levels is {self.levels}, but finest: P2 makes a level of each of C2 to C5: "
+                "expected 4 or more"
+            )
+        own = {key: getattr(self, key) for key in ("conv", "kernel", "norm", "activation")}
+        changed = [key for key in own if own[key] != type(self).model_fields[key].default]
+        if self.name == "fpn" and changed:
+            raise ValueError(
+                f"{changed[0]}: {own[changed[0]]} has no meaning with name: fpn, whose "
+                "convolutions are plain 3x3 ones without norm; choose name: pafpn"
+            )
+        if self.name == "pafpn" and self.norm == "group":
+            _check_groups(self.channels)
+        return self
 
 
 class Head(Section):
@@ -54,10 +84,22 @@ class Head(Section):
 
     name: str = "gfl"
     """A name of `gfl.build.HEADS`."""
-    channels: Int = Field(default=256, ge=64, le=8192, multiple_of=32)
-    """Width of the towers; a group norm of 32 groups needs two channels in each."""
+    channels: Int = Field(default=256, ge=8, le=8192, multiple_of=8)
+    """Width of the towers; with norm: group, 64 or more and a multiple of 32."""
     stacked_convs: Int = Field(default=4, ge=1, le=64)
     """Depth of each tower."""
+    conv: Literal["plain", "depthwise"] = "plain"
+    """What the towers' blocks are: a convolution, or one channel by channel and a 1x1. With
+    depthwise, the last convolutions are 1x1 instead of 3x3."""
+    kernel: Literal[3, 5] = 3
+    """Side of the towers' convolutions."""
+    norm: Literal["group", "batch"] = "group"
+    """Batch norms learn over all processes if model.backbone.norm is sync."""
+    statistics: Literal["shared", "per_level"] = "shared"
+    """With norm: batch, one norm for all levels, or one for each behind shared convolutions."""
+    activation: Literal["relu", "hardswish", "silu"] = "relu"
+    towers: Literal["separate", "shared"] = "separate"
+    """One tower for class and one for box, or one for both."""
     quality_top_k: Int = Field(default=4, ge=1)
     """With quality: distribution_guided, how many probabilities of a side it looks at."""
     quality_channels: Int = Field(default=64, ge=1)
@@ -69,6 +111,25 @@ class Head(Section):
     """With score: distribution, how many."""
     background_channel: bool = False
     """A last class channel that is trained to 0 and never detected, as public GFLv2 files have."""
+
+    @model_validator(mode="after")
+    def _norms_fit(self):
+        if self.norm == "group":
+            _check_groups(self.channels)
+            if self.statistics == "per_level":
+                raise ValueError(
+                    "statistics: per_level with norm: group: a group norm keeps no statistics; "
+                    "choose norm: batch, or statistics: shared"
+                )
+        return self
+
+
+def _check_groups(channels: int) -> None:
+    if channels < 64 or channels % 32:
+        raise ValueError(
+            f"channels is {channels}, but norm: group has 32 groups and needs two channels in "
+            "each: expected a multiple of 32 from 64 on, or norm: batch"
+        )
 
 
 class Model(Section):
