@@ -98,10 +98,11 @@ class Tower(nn.Sequential):
     """
 
     def __init__(self, widths: list[int], options: BlockOptions):
-        pairs = zip(widths, widths[1:], strict=False)
-        super().__init__(*(part for pair in pairs for part in block(*pair, options)))
-        for part in self:
-            nn.init.normal_(part.conv.weight, std=0.01)
+        super().__init__()
+        for pair in zip(widths, widths[1:], strict=False):
+            for part in block(*pair, options):
+                nn.init.normal_(part.conv.weight, std=0.01)
+                self.append(part)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Levels of (B, widths[0], h, w) to levels of (B, widths[-1], h, w)."""
