@@ -230,6 +230,20 @@ def test_one_tower_for_class_and_box():
         assert logits[0, :, 0].tolist() == [3, 3, 3, 3, 5]
 
 
+@torch.no_grad()
+def test_parity_default_tower_is_3x3_group_norm_relu_and_a_seed_gives_the_same():
+    torch.manual_seed(0)
+    tower = Tower([4, 64, 64], BlockOptions())
+    torch.manual_seed(0)
+    x = expected = torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(1))
+    for in_channels in (4, 64):
+        conv = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        nn.init.normal_(conv.weight, std=0.01)
+        expected = nn.GroupNorm(32, 64)(conv(expected)).relu()
+    [found] = tower([x])
+    assert torch.equal(found, expected)
+
+
 def test_parity_default_head_and_neck_have_the_names_and_sizes_of_the_reference():
     model = parse_config({"model": {"backbone": {"pretrained": False}}})
     with torch.device("meta"):
