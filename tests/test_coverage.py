@@ -1,6 +1,7 @@
 """Coverage of intervals: counts by hand, temperatures that are known, and what may be said."""
 
 from statistics import NormalDist
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from gfl.analysis.coverage import (
     student_quantile,
     summarise,
 )
+from gfl.analysis.plots import reliability
+from gfl.analysis.svg import Plot
 
 
 def normal_sides(count: int, error: float, seed: int = 0, per_image: int = 10) -> Sides:
@@ -136,3 +139,14 @@ def test_sides_that_are_as_doubtful_as_they_are_wrong_are_calibrated():
     narrow = normal_sides(8000, 2.0)
     assert summarise(narrow.levels(), narrow.images)["verdict"] == "too_narrow"
     assert summarise(np.zeros(0), np.zeros(0))["verdict"] == "too_few"
+
+
+def test_whiskers_end_at_none_and_all(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Plot, "whisker", lambda self, *ends_and_name: drawn.append(ends_and_name))
+    records = SimpleNamespace(sides=lambda: normal_sides(50, 1.0))
+    levels = [{"level": p, "share": share, "margin": 0.1} for p, share in ((0.5, 0.05), (0.9, 1.0))]
+    reliability(
+        records, {"temperature": 1.0, "stored_temperature": None, "plain": {"levels": levels}}
+    )
+    assert [ends[1:3] for ends in drawn] == [(0, pytest.approx(0.15)), (0.9, 1)]
