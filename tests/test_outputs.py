@@ -8,6 +8,7 @@ import pytest
 from test_predictor import checkpoint, folder  # noqa: F401
 
 import gfl
+from gfl.benchmark.setting import setting
 from gfl.cli.command import write_json
 from gfl.drawing import save_picture
 from gfl.exporting import drawn_picture
@@ -114,3 +115,9 @@ def test_a_full_disk_leaves_the_old_file(write, tmp_path, monkeypatch):
 def test_json_may_go_to_a_device():
     write_json("/dev/null", {"a": 1})
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-32, 32), (7, 9), (320, 1000000 * 32)])
+def test_a_size_that_can_not_be_measured_is_one_message(size):
+    with pytest.raises(gfl.UserError, match="multiples of 32 up to 16384"):
+        setting("cpu", size=size)
