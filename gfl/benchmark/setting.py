@@ -69,7 +69,8 @@ class Setting:
     def __post_init__(self):
         if any(not 32 <= side <= LARGEST or side % 32 for side in self.size):
             raise UserError(
-                f"--size is {self.size}, expected height and width, multiples of 32 up to {LARGEST}."
+                f"--size is {self.size}, expected height and width, multiples of 32 up to "
+                f"{LARGEST}."
             )
         for name in ("batch", "repeats", "eval_images"):
             if getattr(self, name) < 1:
