@@ -157,7 +157,7 @@ class Detections(OnDevice):
         rows = zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         return [
             {
-                "image_id": image_id,
+                "image_id": int(image_id) if isinstance(image_id, np.integer) else image_id,
                 "category_id": self.category_ids[label],
                 "bbox": box,
                 "score": score,
