@@ -4,7 +4,13 @@ from inspect import signature
 
 from torch import nn
 
-from gfl.assigner import ATSSAssigner, FCOSAssigner, RetinaNetAssigner
+from gfl.assigner import (
+    ATSSAssigner,
+    FCOSAssigner,
+    RetinaNetAssigner,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+)
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
 from gfl.losses.distillation import LocalizationDistillation
@@ -29,7 +35,13 @@ BACKBONES = dict.fromkeys(RESNETS, ResNet)
 NECKS = {"fpn": FPN}
 HEADS = {"gfl": GFLHead}
 BOX_REPRESENTATIONS = {"general": GeneralBox, "gaussian": GaussianBox, "dirac": DiracBox}
-ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner, "retinanet": RetinaNetAssigner}
+ASSIGNERS = {
+    "atss": ATSSAssigner,
+    "fcos": FCOSAssigner,
+    "retinanet": RetinaNetAssigner,
+    "tal": TaskAlignedAssigner,
+    "simota": SimOTAAssigner,
+}
 
 # Pyramid levels are made of the backbone's last three outputs, C3 to C5.
 NUM_FEATURES = 3
