@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import make_targets, pyramid, random_predictions, tiny_values
+from builders import make_targets, pyramid, random_boxes, random_predictions, tiny_values
 from conftest import assert_close
 from test_assigner import images_of, with_crowds
 from test_dense_assigners import assert_same, scene
@@ -441,6 +441,19 @@ def test_objects_apart_have_positives_whatever_boxes_are_predicted(make, seed):
     found = random_candidates(grid, 1, seed=seed)
     found = Candidates(torch.full_like(found.scores, 0.01), found.boxes)
     assert make()(grid, targets, found).gt_index.unique().tolist() == [-1, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("seed", range(3))
+def test_scenes_as_full_as_coco_leave_no_object_without_a_positive_at_the_start(make, seed):
+    """Eight overlapping objects in a large image, scores of 0.01, sides of about 8 strides."""
+    grid = pyramid(800, 1344)
+    generator = torch.Generator().manual_seed(seed)
+    sides = 8 + 0.3 * torch.randn(1, grid.strides.shape[0], 4, generator=generator)
+    boxes = ltrb_to_xyxy(grid.centers[None], sides * grid.strides[:, None])
+    found = Candidates(torch.full((1, grid.strides.shape[0], 2), 0.01), boxes)
+    targets = make_targets([random_boxes(8, 800, 1344, seed=seed)], size=(800, 1344))
+    assert make()(grid, targets, found).gt_index.unique().tolist() == [-1, *range(8)]
 
 
 def test_network_does_not_depend_on_the_assigner(tmp_path):

@@ -270,7 +270,8 @@ def test_batch_without_objects_pushes_every_score_down_and_moves_nothing_else(mo
 
 @pytest.mark.parametrize("mode", QUALITY_MODES)
 @pytest.mark.parametrize("size", [1e4, 6e4])
-def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size):
+@pytest.mark.parametrize("make", [ATSSAssigner, SimOTAAssigner, TaskAlignedAssigner])
+def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size, make):
     grid, quality = pyramid(96, 128), QUALITY_MODES[mode]
     count = grid.strides.shape[0]
     targets = make_targets([random_boxes(3, 96, 128)], size=(96, 128))
@@ -281,7 +282,7 @@ def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size)
     for box in (DiracBox(), GaussianBox(), GeneralBox(16)):
         logits = huge(1) if quality.branch or quality.predictor else None
         predictions = Predictions(huge(3), huge(box.channels), grid, logits)
-        losses = GFLCriterion(ATSSAssigner(), box, quality=quality)(predictions, targets)
+        losses = GFLCriterion(make(), box, quality=quality)(predictions, targets)
         assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
         sum(losses.values()).backward()
         for leaf in (predictions.cls_logits, predictions.box_logits, logits):
