@@ -115,18 +115,16 @@ def test_tal_aligned_label_is_the_alignment_scaled_to_the_highest_iou():
 
 
 def test_tal_aligned_label_is_scaled_by_what_the_object_keeps():
-    """The best location of the wide object goes to the narrow one, and scales nothing of it."""
-    wide, narrow = OBJECT, [4.0, -4.0, 12.0, 12.0]
-    boxes = [part_of(wide, share) for share in (1, 0.9, 0.8, 0.6, 1, 0.9, 0.8, 0.6)]
-    boxes[1] = boxes[5] = narrow
-    scores = [[0.5]] * 8
-    scores[2] = [0.25]
-    found = candidates_of(scores, boxes)
+    """The best locations of the wide object go to the narrow one, and scale nothing of it."""
+    wide, narrow = OBJECT, [4.0, -4.0, 24.0, 12.0]
+    boxes = [narrow] * 8  # an IoU of 20 / 24 with the wide one
+    boxes[3], boxes[7] = part_of(wide, 0.6), part_of(wide, 0.8)
     targets = make_targets([[wide, narrow]], [[0, 0]], size=(16, 32))
+    found = candidates_of([[0.5]] * 8, boxes)
     got = TaskAlignedAssigner(6, soft_label="aligned")(GRID, targets, found)
-    assert got.gt_index.tolist() == [[-1, 1, 0, 0, -1, 1, 0, 0]]
-    low = 0.8 * 0.5 * 0.6**6 / (0.5 * 0.8**6)
-    assert_close(got.score_target, torch.tensor([[0, 1, 0.4, low, 0, 1, 0.8, low]]))
+    assert got.gt_index.tolist() == [[-1, 1, 1, 0, -1, 1, 1, 0]]
+    low = 0.8 * (0.6 / 0.8) ** 6
+    assert_close(got.score_target, torch.tensor([[0, 1, 1, low, 0, 1, 1, 0.8]]))
 
 
 def ce(scores: list, label: int) -> float:
