@@ -73,6 +73,12 @@ def open_checkpoint(path: str | Path) -> dict:
     Raises:
         UserError: see `load_checkpoint` and `convert`.
     """
+    if Path(path).suffix in (".onnx", ".pt2") and Path(path).is_file() and not is_checkpoint(path):
+        use = ": gfl.load and gfl predict take it" if Path(path).suffix == ".onnx" else ""
+        raise UserError(
+            f"{path} is an exported network{use}; expected the checkpoint that it was made of "
+            "(best.pt, last.pt or a public .pth)."
+        )
     if not is_checkpoint(path):
         return convert(path)[0]
     return require_usable(load_checkpoint(path), path)

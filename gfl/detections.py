@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ class Detections(OnDevice):
         Raises:
             UserError: p is not inside (0, 1), or the distributions are not there.
         """
-        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 < p < 1:
+        if isinstance(p, bool) or not isinstance(p, Real) or not 0 < p < 1:
             raise UserError(f"edge_interval({p!r}): expected a probability between 0 and 1.")
         if self.distributions is None or self.edge_positions is None:
             raise UserError(
@@ -156,7 +157,7 @@ class Detections(OnDevice):
         rows = zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         return [
             {
-                "image_id": image_id,
+                "image_id": int(image_id) if isinstance(image_id, np.integer) else image_id,
                 "category_id": self.category_ids[label],
                 "bbox": box,
                 "score": score,
@@ -202,7 +203,9 @@ class Detections(OnDevice):
 
 
 def check_classes(classes: Iterable[str] | None, names: Sequence[str]) -> list[int]:
-    """Labels of class names, none for None; raises UserError for a name that is no class."""
+    """Labels of class names (one string is one), none for None; raises UserError for a name that
+    is no class."""
+    classes = [classes] if isinstance(classes, str) else classes
     label_of = {name: label for label, name in enumerate(names)}
     return [choose("class", name, label_of) for name in classes or ()]
 

@@ -141,9 +141,10 @@ def _first_failure(error: Exception) -> str | None:
     return f"another process is gone (killed, or out of memory?): {first_line}" if is_echo else None
 
 
-def local_device(device: str | None) -> torch.device:
+def local_device(device: str | torch.device | None) -> torch.device:
     """This process's device: torchrun's processes take one GPU each."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = str(device) if isinstance(device, torch.device) else device
     if device == "cpu" or (device is None and gpus == 0):
         return torch.device("cpu")
     if device is not None and not re.fullmatch(r"cuda(:\d+)?", device):

@@ -1,5 +1,6 @@
 """Drawing on arrays: boxes with their doubt, grids of pictures. Files only, no display needed."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,11 @@ def draw_boxes(
         scores: written beside the names.
         edge_std: (left, top, right, bottom) standard deviations of each box, pixels: a doubtful
             side gets a band of one standard deviation to both sides, that fades outwards.
+
+    Raises:
+        UserError: the image is something else.
     """
+    _require_picture(image)
     image = np.ascontiguousarray(image.copy())
     size = max(min(image.shape[:2]) / 600, 1.0)
     corners = [tuple(round(float(v)) for v in box) for box in boxes]
@@ -56,6 +61,16 @@ def draw_boxes(
             text += f" {float(scores[row]):.2f}"
         _draw_text(image, text, box, COLORS[int(label) % len(COLORS)], size)
     return image
+
+
+def _require_picture(image: np.ndarray) -> None:
+    shape, kind = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if not isinstance(image, np.ndarray) or kind != np.uint8 or shape[2:] != (3,):
+        about = "" if shape is None else f" of shape {tuple(shape)}, {kind}"
+        raise UserError(
+            f"a picture is a {type(image).__name__}{about}; expected an (H, W, 3) uint8 RGB array, "
+            "as gfl.read_image(path) gives it."
+        )
 
 
 def _draw_text(image: np.ndarray, text: str, box: Sequence, color: tuple, size: float) -> None:
@@ -117,12 +132,20 @@ def save_picture(path: str | Path, image: np.ndarray) -> None:
     """Write an (H, W, 3) uint8 RGB picture; the ending decides the format.
 
     Raises:
-        UserError: the place can not be written to, or the ending is unknown.
+        UserError: the place can not be written to (an old file there stays as it was), the ending
+            is unknown, or the picture is something else.
     """
+    _require_picture(image)
     path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
     try:
         _, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        path.write_bytes(content)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except cv2.error:
         raise UserError(f"cannot write {path}: pictures end in .jpg, .png or the like.") from None
     except OSError as error:

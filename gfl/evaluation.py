@@ -51,6 +51,8 @@ def evaluate(
         if dataset is None:
             dataset = build.build_dataset(config, split, names)
         model = _model_of(content, config, str(checkpoint))
+        if plots is not None and is_main():
+            _make_folder(Path(plots))
         if is_main():
             views = 1 + len(scales) * (1 + flip) + flip
             say(_introduction(content, str(checkpoint), split, views))
@@ -95,12 +97,19 @@ def _plot(folder: Path, dataset, results: list[dict], thresholds: dict) -> None:
 
     names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
     truth = dataset.ground_truth()
+    curves = class_curves(coco_evaluation(truth, results, names))
+    cuts = {i: thresholds[name] or DEFAULT_THRESHOLD for i, name in names.items()}
+    matrix, ids = confusion_matrix(truth, results, cuts)
+    try:
+        plots.save_curves(folder, {names[i]: curve for i, curve in curves.items()})
+        plots.save_confusion(folder, matrix, [names[i] for i in ids])
+    except OSError as error:
+        raise UserError(f"cannot write plots to {folder}: {error.strerror or error}") from None
+
+
+def _make_folder(folder: Path) -> None:
+    """Before the work is done, so that a slip in the name does not cost it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
-    curves = class_curves(coco_evaluation(truth, results, names))
-    plots.save_curves(folder, {names[i]: curve for i, curve in curves.items()})
-    cuts = {i: thresholds[name] or DEFAULT_THRESHOLD for i, name in names.items()}
-    matrix, ids = confusion_matrix(truth, results, cuts)
-    plots.save_confusion(folder, matrix, [names[i] for i in ids])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -91,6 +92,8 @@ def export(
         if not found.within(limits):
             raise ExportFailed(f"{path} is not written, it differs from PyTorch: {_row(report)}")
         os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
     _warn_of_weak_comparison(found, limits, say)
@@ -103,8 +106,8 @@ def _check_request(path: Path, form: str, opset: int | None) -> None:
     choose("form", form, FORMS)
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"--out is {path}: expected a name ending in .onnx or .pt2.")
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"cannot write {path}: its folder does not exist.")
+    if not path.resolve().parent.is_dir() or path.is_dir():
+        raise UserError(f"cannot write {path}: its folder does not exist, or it is one itself.")
     if opset is not None and (opset < 18 or not is_onnx):
         raise UserError(f"opset is {opset}: expected 18 or more, and an .onnx file.")
     if is_onnx:
@@ -115,6 +118,8 @@ def _limits(half: bool, tolerance: tuple[float, float] | None) -> Tolerance:
     limits = HALF if half else Tolerance()
     if tolerance is None:
         return limits
+    if not all(0 <= value < math.inf for value in tolerance):
+        raise UserError(f"tolerance is {tuple(tolerance)}, expected pixels and a score from 0 on.")
     return replace(limits, box=tolerance[0], score=tolerance[1])
 
 

@@ -115,23 +115,29 @@ class _Run:
                 self.skipped[source.path] = f"detected, but its picture is missing: {error}"
 
     def video(self, source: Source) -> None:
-        """Detect in the frames of a video or of a camera."""
+        """Detect in the frames of a video, or of a camera until Ctrl-C."""
         try:
             frames = Video(source)
-            writer = VideoWriter(self.out / source.name, frames.rate)
-            rest = itertools.islice(frames, self.wish.frames)
-            number = 0
-            with Progress(frames.length, "frame", title=source.path) as progress:
-                while batch := list(itertools.islice(rest, self.wish.batch_size)):
-                    for image, detections in zip(batch, self._detect(batch), strict=True):
-                        drawn = self._note(source, number, image, detections)
-                        if drawn is not None:
-                            writer.write(drawn)
-                        number += 1
-                        progress.advance()
-            writer.close()
+            with VideoWriter(self.out / source.name, frames.rate) as writer:
+                try:
+                    self._frames(source, frames, writer)
+                except KeyboardInterrupt:
+                    if source.camera is None:
+                        raise
         except UserError as error:
             self.skipped[source.path] = str(error)
+
+    def _frames(self, source: Source, frames: Video, writer: VideoWriter) -> None:
+        rest = itertools.islice(frames, self.wish.frames)
+        number = 0
+        with Progress(frames.length, "frame", title=source.path) as progress:
+            while batch := list(itertools.islice(rest, self.wish.batch_size)):
+                for image, detections in zip(batch, self._detect(batch), strict=True):
+                    drawn = self._note(source, number, image, detections)
+                    if drawn is not None:
+                        writer.write(drawn)
+                    number += 1
+                    progress.advance()
 
     def finish(self) -> dict:
         """Write predictions.json and the page; give the summary."""

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from gfl.config import parse_config
 from gfl.conversion import open_checkpoint
 from gfl.data.batch import collate, padded_size
 from gfl.data.dataset import Sample
-from gfl.data.image import picture_to_rgb, read_image
+from gfl.data.image import pil_to_rgb, read_image
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.detections import DEFAULT_THRESHOLD, Detections
@@ -161,11 +162,11 @@ class Detector:
         distributions: bool = False,
     ) -> Iterator[Detections]:
         """`predict`, one `Detections` at a time, for more images than memory holds."""
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, Integral) or batch_size < 1:
             raise UserError(f"batch_size is {batch_size!r}, expected a whole number from 1 on.")
         postprocess = build.build_postprocess(self.config, distributions)
         if score_threshold is not None:
-            if not isinstance(score_threshold, int | float) or not 0 <= score_threshold <= 1:
+            if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
                 raise UserError(f"score_threshold is {score_threshold!r}, expected 0 to 1.")
             postprocess.score_threshold = score_threshold
         images = iter(_as_iterable(images))
@@ -199,7 +200,7 @@ class Detector:
         Returns:
             Detections of the whole image, no object twice.
         """
-        if not isinstance(tile, int) or tile < 32 or not 0 <= overlap < 0.95:
+        if not isinstance(tile, Integral) or tile < 32 or not 0 <= overlap < 0.95:
             raise UserError(
                 f"tile is {tile!r}, overlap {overlap!r}: expected 32 pixels or more, and 0 to 0.95."
             )
@@ -270,7 +271,7 @@ def as_rgb(image) -> np.ndarray:
     if isinstance(image, str | Path):
         return read_image(str(image))
     if isinstance(image, Image.Image):
-        return picture_to_rgb(image, "the PIL image")
+        return pil_to_rgb(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         if image.ndim == 3 and image.shape[2] == 3 and image.size:
             return image

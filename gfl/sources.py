@@ -1,6 +1,7 @@
 """Where pictures to predict on come from: files, folders, globs, videos, cameras."""
 
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,23 +126,42 @@ class Video:
 
 
 class VideoWriter:
-    """Writes frames to a video file; the first one decides the size."""
+    """Writes frames to a video file; the first one decides the size.
+
+    As a context: the file is there when it is left, and is none of an error that leaves it.
+    """
 
     def __init__(self, path: Path, rate: float):
         self.path, self.rate, self._writer = path, rate, None
+        self._temporary = path.with_suffix(".tmp" + path.suffix)
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        try:
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        except OSError as error:
+            raise UserError(f"cannot write video {self.path}: {error.strerror}.") from None
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, frame: np.ndarray) -> None:
         """Add an (H, W, 3) uint8 RGB frame; raises UserError if the file can not be written."""
         if self._writer is None:
-            code = cv2.VideoWriter_fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self.path), code, self.rate, frame.shape[1::-1])
+            code, size = cv2.VideoWriter_fourcc(*"mp4v"), frame.shape[1::-1]
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot write video {self.path}: {error.strerror}.") from None
+            self._writer = cv2.VideoWriter(str(self._temporary), code, self.rate, size)
             if not self._writer.isOpened():
                 raise UserError(f"cannot write video {self.path}.")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
 
 
 def read_or_explain(path: str) -> np.ndarray | UserError:

@@ -1,16 +1,12 @@
 """The network that a student learns from: `distill.teacher` in the config."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
 from gfl import build
 from gfl.config import Config, parse_config
 from gfl.conversion import open_checkpoint
 from gfl.errors import UserError
 from gfl.models.folding import folded
-from gfl.structures import Predictions
 
 # What teacher and student must agree on: where distributions lie, and what images look like.
 AGREED = (
@@ -26,11 +22,11 @@ AGREED = (
 
 def load_teacher(
     config: Config, student: torch.nn.Module, device: torch.device
-) -> Callable[[Tensor], Predictions] | None:
-    """Make the function that the training loop asks; None where nothing is distilled.
+) -> torch.nn.Module | None:
+    """Make the network that the training loop asks; None where nothing is distilled.
 
-    Its weights do not train and are in no checkpoint. Its classes may be others: side
-    distributions are all that is taken.
+    Its weights do not train, have no gradient and are in no checkpoint. Its classes may be others:
+    side distributions are all that is taken.
 
     Args:
         config: of the student; `distill.teacher` names the file.
@@ -67,10 +63,4 @@ def load_teacher(
     model = model.eval().requires_grad_(False)
     model.backbone = folded(model.backbone)
     layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
-    model = model.to(device, memory_format=layout)
-
-    @torch.no_grad()
-    def teach(images: Tensor) -> Predictions:
-        return model(images)
-
-    return teach
+    return model.to(device, memory_format=layout)

@@ -149,6 +149,7 @@ class _Run:
             self.normalize,
             self.options.precision,
             getattr(self.train_data, "files_of", lambda image_id: ()),
+            self.teacher,
         )
         while self.state.step < self.total_steps:
             self._leave_if(self.stop.due(self.state.step))
@@ -215,8 +216,11 @@ class _Run:
             self._set_position()
             batch = self.train_loader.load(next(iter(self.sampler))).to(self.device)
             images = self.normalize(batch.images, batch.input_sizes)
-            wrong = gather_objects(disagreement(state.model, images, asked))
-            wrong = next((text for text in wrong if text), None)
+            wrong = disagreement(state.model, images, asked)
+            if self.teacher is not None and not wrong:
+                wrong = disagreement(self.teacher, images, asked)
+                wrong = wrong and f"the teacher's {wrong}"
+            wrong = next((text for text in gather_objects(wrong) if text), None)
             if wrong:
                 self.log.say(f"train.precision {asked} is turned off: {wrong}. Going on in fp32.")
             state.precision = {"asked": asked, "used": "fp32" if wrong else asked}

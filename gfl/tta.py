@@ -10,6 +10,9 @@ from gfl.detections import Detections, concatenate
 from gfl.errors import UserError
 from gfl.postprocess import class_wise_nms
 
+# Longest short side that is looked at; beyond lies a slip of the keyboard, and no memory holds it.
+LARGEST = 8192
+
 
 @dataclass(frozen=True)
 class ExtraViews:
@@ -31,13 +34,13 @@ def extra_views(config: Config, dataset, flip: bool, scales: Iterable[int]) -> E
     looked at first.
 
     Raises:
-        UserError: a scale under 32 pixels.
+        UserError: a scale under 32 pixels or above `LARGEST`.
     """
     size = config.data.test_size
     own = size.short_range[1]
     wanted = [scale for scale in dict.fromkeys(scales) if scale != own]
-    if any(scale < 32 for scale in wanted):
-        raise UserError(f"scales are {wanted}, expected short sides of 32 pixels or more.")
+    if any(not 32 <= scale <= LARGEST for scale in wanted):
+        raise UserError(f"scales are {wanted}, expected short sides of 32 to {LARGEST} pixels.")
     views = [(scale, False) for scale in wanted]
     views += [(scale, True) for scale in (own, *wanted) if flip]
     loaders = []

@@ -180,6 +180,12 @@ def test_ablation_override_of_a_row_is_told(monkeypatch, place):
     ]
 
 
+def test_ablation_with_a_teacher_says_that_every_row_has_it(monkeypatch, place):
+    study, _ = make(monkeypatch, place, overrides=["distill.teacher=t.pt"])
+    [remark] = study.remarks
+    assert remark.startswith("every row learns from distill.teacher t.pt besides")
+
+
 # Continuing
 
 

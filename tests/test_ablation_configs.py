@@ -68,6 +68,10 @@ RETINANET = {"name": "retinanet", "anchor_scale": 4.0}
 PLACES = [("fcos", FCOS, "cell_center"), ("atss", ATSS, "corner")]
 
 
+# A row is itself over any config, one of distributed scores or of a public GFLv2 file too.
+PLAIN_HEAD = {"score": "scalar", "background_channel": False}
+
+
 def rows() -> dict[str, tuple[str, float, dict]]:
     """File name to table, AP and the keys that make the row."""
     found = {}
@@ -103,6 +107,8 @@ def rows() -> dict[str, tuple[str, float, dict]]:
         name = "overall" + (("_qfl" * qfl + "_dfl" * dfl) or "_baseline")
         keys = {"model": {"quality": quality, "box": box}, "loss": loss, "assigner": ATSS}
         found[name] = ("3", ap, keys)
+    for _, _, keys in found.values():
+        keys["model"] = {"grid_origin": "corner", "head": PLAIN_HEAD, **keys["model"]}
     return found
 
 
@@ -110,7 +116,12 @@ ROWS = rows()
 # Rows of our own: GFL with assignments that the paper does not have.
 OWN = {
     f"assigner_{name}": {
-        "model": {"quality": "joint", "box": "general", "grid_origin": "corner"},
+        "model": {
+            "quality": "joint",
+            "box": "general",
+            "grid_origin": "corner",
+            "head": PLAIN_HEAD,
+        },
         "loss": {"beta": 2.0, "dfl_weight": 0.25},
         "assigner": {"name": name, "anchor_scale": 8.0},
     }

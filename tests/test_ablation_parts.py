@@ -117,6 +117,24 @@ def test_ablation_row_that_an_override_undoes_is_named(tmp_path):
     assert overridden(row, ["loss.beta=3", "train.epochs=1", "model.box=general"]) == ["loss.beta"]
     assert overridden(row, ["model={reg_max: 4}"]) == ["model.reg_max"]
     assert overridden(row, []) == []
+    # What lies beside a row's key in the same section leaves it as it is.
+    head = write_row(tmp_path, "h", "model: {head: {score: scalar}, box: dirac}\n")
+    assert overridden(head, ["model.head={channels: 64}", "model={reg_max: 8}"]) == []
+    assert overridden(head, ["model.head={score: distribution}"]) == ["model.head.score"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_ablation_rows_are_themselves_over_a_config_of_another_method(table, tmp_path):
+    """What makes a method is the row's; sizes, which are the user's, stay."""
+    plain, other = tiny_values(tmp_path / "set"), tiny_values(tmp_path / "set")
+    other["model"] |= {"quality": "joint", "box": "gaussian", "grid_origin": "cell_center"}
+    other["model"]["head"] |= {"score": "distribution", "background_channel": True}
+    other["assigner"] = {"name": "fcos", "anchor_scale": 4.0}
+    for name, values in (("plain", plain), ("other", other)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    for row in TABLES[table]:
+        want, got = (row_config(tmp_path / f"{name}.yaml", row, []) for name in ("plain", "other"))
+        assert (got.model, got.loss, got.assigner) == (want.model, want.loss, want.assigner)
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,40 @@ def test_entries_are_found_by_number_and_by_slice():
     assert images[-1] is None or images[-1]["image_id"] == 25
     with pytest.raises(IndexError):
         images[len(images)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hostile_boxes_classes_and_scores_are_judged_alike(seed):
+    """Boxes without area, beyond the picture and huge; unknown classes; float32; a lone image."""
+    rng = np.random.default_rng(seed)
+    odd = [[8.0, 8, 0, 12], [0.0, 0, 0, 0], [-5.0, -7, 30, 40], [5e8, 0, 1e9, 3e8]]
+
+    def box():
+        if rng.random() < 0.5:
+            return odd[rng.integers(4)]
+        return [float(np.float32(v)) for v in (*rng.random(2) * 9, *(20 + rng.random(2) * 60))]
+
+    annotations = [
+        {
+            "id": n + 1,
+            "image_id": 5 * int(rng.choice([0, 1, 2, 4])),  # nothing is in the fourth
+            "category_id": int(rng.choice([1, 4])),  # and nothing is of the third class
+            "bbox": (own := box()),
+            "area": own[2] * own[3] * float(rng.choice([0, 0.5, 1])),
+            "iscrowd": int(rng.random() < 0.3),
+            "ignore": int(rng.random() < 0.3),
+        }
+        for n in range(40)
+    ]
+    results = [
+        {
+            "image_id": 5 * int(rng.integers(5)),
+            "category_id": int(rng.choice([1, 4, 7, 99])),
+            "bbox": box() if rng.random() < 0.4 else annotations[rng.integers(40)]["bbox"],
+            "score": np.float32(rng.integers(1, 11) / 10),
+        }
+        for _ in range(300)
+    ]
+    want, got = both(coco(5, annotations, 3), results)
+    assert_same(want, got)
+    assert 0 < want.stats[0] < 1

@@ -1,9 +1,16 @@
 """Score against IoU, and background against true detections, by hand."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from test_matched import BOX, FAR, NAMES, RIGHT, split_of
 
 from gfl.analysis.consistency import consistency, score_bins, wrong_pairs
+from gfl.analysis.quality import QualityWatch
+from gfl.grid import make_grid
+from gfl.models.box_representation import DiracBox
+from gfl.structures import ImageMeta, Predictions
 
 NOWHERE, NOWHERE_ELSE = (60, 60, 80, 80), (60, 10, 90, 40)
 
@@ -63,3 +70,25 @@ def test_nothing_found():
     found = consistency(split_of([[(0, BOX)]], [[]]).records)
     assert found["wrong_pairs"] is None and found["background_above_median"] is None
     assert score_bins(split_of([[(0, BOX)]], [[]]).records) == []
+
+
+class NoDetections:
+    """A postprocess of boxes of 8 strides that finds nothing."""
+
+    box, background_channel = DiracBox(), False
+
+    def __call__(self, predictions, metas):
+        return []
+
+
+@pytest.mark.parametrize("is_crowd", [0, 1])
+def test_a_crowd_region_is_neither_an_object_nor_background_for_the_quality(is_crowd):
+    # Locations 8 pixels apart whose boxes have 64 x 64 pixels; the box at (16, 16) is there.
+    grid = make_grid(((4, 4),), (8,))
+    logits = Predictions(torch.zeros(1, 16, 1), torch.zeros(1, 16, 4), grid, torch.zeros(1, 16, 1))
+    entry = {"bbox": [-16.0, -16.0, 64.0, 64.0], "iscrowd": is_crowd}
+    watch = QualityWatch(NoDetections(), SimpleNamespace(imgToAnns={1: [entry]}))
+    watch(logits, (ImageMeta(1, (32, 32), (32, 32), (1.0, 1.0)),))
+    found = watch.samples()
+    # Every box overlaps it by (64 - 16)^2 / (2 * 64^2 - (64 - 16)^2) = 0.39 or more.
+    assert found.on_object.all() and (len(found.iou) > 0) == (not is_crowd)

@@ -1,5 +1,8 @@
 """Coverage of intervals: counts by hand, temperatures that are known, and what may be said."""
 
+from statistics import NormalDist
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -13,8 +16,11 @@ from gfl.analysis.coverage import (
     cross_fitted_levels,
     fit_temperature,
     judge,
+    student_quantile,
     summarise,
 )
+from gfl.analysis.plots import reliability
+from gfl.analysis.svg import Plot
 
 
 def normal_sides(count: int, error: float, seed: int = 0, per_image: int = 10) -> Sides:
@@ -33,14 +39,36 @@ def normal_sides(count: int, error: float, seed: int = 0, per_image: int = 10) -
 def test_coverage_counts_and_takes_images_as_units():
     levels = np.array([0.1, 0.2, 0.9, 0.3])
     # Covered at 0.5: yes yes no yes. Two images: surpluses 0.5 and -0.5, so that the clustered
-    # variance is (0.25 + 0.25) / 16 * 2 / 1 = 1 / 16, that of independent sides 0.25 / 4 = 1 / 16.
+    # variance is (0.25 + 0.25) / 16 * 2 / 1 = 1 / 16, 4/3 of it where the share is 0.5.
     one = coverage(levels, np.array([7, 7, 9, 9]), 0.5)
-    assert one.share == 0.75 and one.margin == pytest.approx(1.96 / 4)
+    of_two = student_quantile(1)
+    assert one.share == 0.75 and one.margin == pytest.approx(of_two / 4 * np.sqrt(4 / 3))
     # All sides of an image alike: much less is known than of 100 independent ones.
     alike = coverage(np.repeat([0.0, 1.0], 50), np.repeat([0, 1], 50), 0.5)
     apart = coverage(np.tile([0.0, 1.0], 50), np.arange(100), 0.5)
-    assert alike.margin == pytest.approx(1.96 * 0.5)
-    assert apart.margin == pytest.approx(1.96 * 0.5 / np.sqrt(99), rel=1e-6)
+    assert alike.margin == pytest.approx(of_two * 0.5)
+    assert apart.margin == pytest.approx(student_quantile(99) * 0.5 / np.sqrt(99), rel=1e-6)
+
+
+def test_students_quantile_is_that_of_the_tables():
+    for freedom, wanted in {3: 3.182, 5: 2.571, 9: 2.262, 30: 2.042, 120: 1.980}.items():
+        assert student_quantile(freedom) == pytest.approx(wanted, rel=0.01)
+    assert student_quantile(10**6) == pytest.approx(1.96, abs=1e-5)
+    assert student_quantile(0) == student_quantile(1) > 4
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.95])
+def test_a_confidence_interval_holds_the_truth_with_few_images(probability):
+    """Ten images whose sides err together (correlation 0.3), calibrated: 95 % is promised."""
+    rng, held, tries = np.random.default_rng(0), 0, 1000
+    limit = NormalDist().inv_cdf(probability)
+    for _ in range(tries):
+        images = np.repeat(np.arange(10), rng.integers(4, 60, 10))
+        common, own = rng.normal(size=10)[images], rng.normal(size=len(images))
+        inside = np.sqrt(0.3) * common + np.sqrt(0.7) * own <= limit
+        one = coverage(np.where(inside, 0.0, 1.0), images, probability)
+        held += abs(one.share - probability) <= one.margin
+    assert held / tries > 0.9
 
 
 def test_a_share_of_one_is_not_taken_for_certain():
@@ -111,3 +139,14 @@ def test_sides_that_are_as_doubtful_as_they_are_wrong_are_calibrated():
     narrow = normal_sides(8000, 2.0)
     assert summarise(narrow.levels(), narrow.images)["verdict"] == "too_narrow"
     assert summarise(np.zeros(0), np.zeros(0))["verdict"] == "too_few"
+
+
+def test_whiskers_end_at_none_and_all(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Plot, "whisker", lambda self, *ends_and_name: drawn.append(ends_and_name))
+    records = SimpleNamespace(sides=lambda: normal_sides(50, 1.0))
+    levels = [{"level": p, "share": share, "margin": 0.1} for p, share in ((0.5, 0.05), (0.9, 1.0))]
+    reliability(
+        records, {"temperature": 1.0, "stored_temperature": None, "plain": {"levels": levels}}
+    )
+    assert [ends[1:3] for ends in drawn] == [(0, pytest.approx(0.15)), (0.9, 1)]

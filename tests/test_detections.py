@@ -1,5 +1,6 @@
 """What a user does with detections: filter, convert, draw."""
 
+import json
 import sys
 import types
 
@@ -143,3 +144,15 @@ def test_pictures_that_can_not_be_written_are_named(tmp_path):
         save_picture(tmp_path / "a.xyz", image)
     with pytest.raises(gfl.UserError, match="no_folder"):
         save_picture(tmp_path / "no_folder" / "a.png", image)
+
+
+def test_results_of_a_numpy_image_id_are_json():
+    found = Detections(
+        torch.tensor([[1.0, 2, 4, 8]]),
+        torch.tensor([0.5]),
+        torch.tensor([0]),
+        torch.zeros(1, 4),
+        category_ids=(7,),
+    )
+    [entry] = json.loads(json.dumps(found.to_coco(np.int64(3))))
+    assert entry == {"image_id": 3, "category_id": 7, "bbox": [1, 2, 3, 6], "score": 0.5}

@@ -10,9 +10,18 @@ from conftest import assert_close
 
 import gfl
 import gfl.engine.train as loop
+import gfl.training
 from gfl.assigner import ATSSAssigner, FCOSAssigner
 from gfl.boxes import aligned_diou
+from gfl.build import (
+    build_criterion,
+    build_dataset,
+    build_model,
+    build_normalize,
+    build_train_loader,
+)
 from gfl.config import parse_config
+from gfl.engine.bad_batch import BadBatches
 from gfl.engine.checkpoint import load_checkpoint
 from gfl.errors import UserError
 from gfl.grid import make_grid
@@ -151,6 +160,8 @@ def test_without_objects_nothing_is_taught_and_all_is_finite():
     assert student.box_logits.grad.abs().sum() == 0
 
 
+BF16 = {"precision": "bf16"}
+
 # Whole trainings --------------------------------------------------------------------------------
 
 
@@ -218,3 +229,40 @@ def test_a_box_without_distributions_and_a_missing_teacher_are_refused(taught, t
     values = tiny_values(folder) | {"distill": {"teacher": str(tmp_path / "none.pt")}}
     with pytest.raises(UserError, match="none.pt"):
         gfl.train(parse_config(values), work_dir=tmp_path / "run")
+
+
+def test_an_image_that_spoils_the_teacher_alone_is_named(taught, tmp_path):
+    config = student_config(taught)
+    model, calls = build_model(config, 2).eval(), []
+
+    def teacher(images):
+        """Not a number for the second image."""
+        calls.append(len(images))
+        found = model(images)
+        spoiled = torch.nan if len(calls) == 2 else 0.0
+        return Predictions(found.cls_logits, found.box_logits + spoiled, found.grid)
+
+    with torch.no_grad():
+        loader = build_train_loader(config, build_dataset(config, "train"))
+        batch = next(iter(loader))
+        loader.close()
+        normalize, criterion = build_normalize(config, torch.device("cpu")), build_criterion(config)
+        bad = BadBatches(tmp_path, model, criterion, normalize, teacher=teacher)
+        assert bad.culprits([batch]) == [batch.metas[1].image_id]
+    assert calls == [1] * len(batch.metas)
+
+
+def test_half_precision_is_tried_on_the_teacher_too(taught, tmp_path, monkeypatch):
+    """A student that half precision suits would else skip every step for its teacher's sake."""
+
+    def breaks_what_is_frozen(model, images, precision):
+        frozen = not any(p.requires_grad for p in model.parameters())
+        return f"box_logits are not finite in {precision}, but are in fp32" if frozen else None
+
+    monkeypatch.setattr(gfl.training, "disagreement", breaks_what_is_frozen)
+    config = student_config(taught)
+    config = parse_config(config.to_dict() | {"train": config.to_dict()["train"] | BF16})
+    gfl.train(config, work_dir=tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["precision"]["used"] == "fp32"
+    said = "train.precision bf16 is turned off: the teacher's box_logits are not finite"
+    assert said in (tmp_path / "run" / "log.txt").read_text()

@@ -1,16 +1,20 @@
 """`tools/predict.py` and `gfl`: sources, outputs, and what must not happen to a user's files."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from test_predictor import checkpoint, folder  # noqa: F401
 
 import gfl
+import gfl.structures
 from gfl.cli.main import COMMANDS
 from gfl.cli.main import main as gfl_main
 from gfl.cli.predict import main
+from gfl.predicting import Prediction, predict_sources
 from gfl.sources import Source, Video, find_sources
 
 
@@ -184,3 +188,66 @@ def test_the_console_command(capsys):
         with pytest.raises(SystemExit) as end:
             gfl_main([command, "-h"])
         assert end.value.code == 0
+
+
+def test_a_video_in_a_folder_below(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+    frame = cv2.imread(str(pictures / "a.png"))
+    for old in (pictures / "below").iterdir():
+        old.unlink()
+    code, size = cv2.VideoWriter_fourcc(*"mp4v"), frame.shape[1::-1]
+    film = cv2.VideoWriter(str(pictures / "below" / "film.mp4"), code, 5, size)
+    for _ in range(3):
+        film.write(frame)
+    film.release()
+    out = tmp_path / "out"
+    assert run(checkpoint, pictures, "--out", out) == 0
+    assert "film.mp4" not in capsys.readouterr().err
+    assert len(list(Video(Source(str(out / "below" / "film.mp4"), "film")))) == 3
+    assert [file.name for file in (out / "below").iterdir()] == ["film.mp4"]
+
+
+class _Detects:
+    """A detector that finds nothing, and is stopped by Ctrl-C at an image."""
+
+    class_names, category_ids = ("square", "disc"), (3, 7)
+
+    def __init__(self, stop_at):
+        self.left = stop_at
+
+    def predict(self, images, *_, **__):
+        for _ in images:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        empty = torch.zeros(0, 4)
+        none = gfl.structures.Detections(empty, empty[:, 0], empty[:, 0].long(), empty)
+        return [replace(none, names=self.class_names, category_ids=(3, 7)) for _ in images]
+
+
+class _Frames:
+    rate, length = 5.0, None
+
+    def __init__(self, source):
+        pass
+
+    def __iter__(self):
+        while True:
+            yield np.zeros((64, 96, 3), np.uint8)
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(tmp_path, monkeypatch):
+    monkeypatch.setattr("gfl.predicting.Video", _Frames)
+    sources = find_sources(["0"], tmp_path)
+    summary = predict_sources(_Detects(3), sources, Prediction(str(tmp_path), batch_size=1))
+    assert summary["images"] == 3
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
+    assert len(list(Video(Source(str(tmp_path / "camera_0.mp4"), "film")))) == 3
+
+
+def test_ctrl_c_leaves_no_part_of_a_video(tmp_path, monkeypatch):
+    monkeypatch.setattr("gfl.predicting.Video", _Frames)
+    (tmp_path / "film.mp4").write_bytes(b"an earlier one")
+    source = Source("elsewhere/film.mp4", "film.mp4")
+    with pytest.raises(KeyboardInterrupt):
+        predict_sources(_Detects(3), [source], Prediction(str(tmp_path), batch_size=1))
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"an earlier one"]

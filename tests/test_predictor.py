@@ -269,3 +269,45 @@ def test_deformable_backbones_are_folded_too(checkpoint, files, tmp_path):
         one, other = folded.model(images), plain.model(images)
     torch.testing.assert_close(one.cls_logits, other.cls_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(one.box_logits, other.box_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_pil_images_that_can_not_be_read_are_one_message(detector, files, tmp_path):
+    whole = files[0].read_bytes()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole[: len(whole) // 2])
+    closed = Image.open(files[0])
+    closed.close()
+    for image in (Image.open(cut), closed, Image.new("RGB", (0, 5))):
+        with pytest.raises(gfl.UserError, match="the PIL image"):
+            detector.predict(image)
+
+
+def test_numbers_of_numpy_and_a_device_of_torch(checkpoint, files):
+    detector = gfl.load(checkpoint, device=torch.device("cpu"))
+    [found] = detector.predict(files[0], np.int64(2), np.float32(0.25), distributions=True)
+    same(found, detector.predict(files[0], 2, 0.25)[0])
+    assert torch.equal(found.edge_interval(np.float32(0.5)), found.edge_interval(0.5))
+
+
+def test_one_class_by_its_name(detector, files):
+    [found] = detector.predict(files[0])
+    same(found.filter(0.0, "disc"), found.filter(0.0, ["disc"]))
+    assert len(found.filter(0.0, "disc")) > 0
+
+
+def test_drawing_on_what_is_no_picture_is_one_message(detector, files, tmp_path):
+    [found] = detector.predict(files[0])
+    picture = gfl.read_image(files[0])
+    for wrong in (str(files[0]), Image.open(files[0]), picture[..., 0], picture / 255, None):
+        with pytest.raises(gfl.UserError, match="read_image"):
+            found.draw(wrong)
+        with pytest.raises(gfl.UserError, match="read_image"):
+            gfl.save_picture(tmp_path / "x.png", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_network_is_no_checkpoint(tmp_path):
+    for name in ("a.onnx", "a.pt2"):
+        (tmp_path / name).write_bytes(b"something")
+        with pytest.raises(gfl.UserError, match="exported network.*expected the checkpoint"):
+            gfl.evaluate(tmp_path / name)

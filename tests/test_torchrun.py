@@ -106,6 +106,7 @@ from builders import make_targets, pyramid, random_boxes
 from gfl.assigner import ATSSAssigner
 from gfl.distributed import process_group, rank, world_size
 from gfl.losses import GFLCriterion
+from gfl.losses.distillation import LocalizationDistillation
 from gfl.models.box_representation import GeneralBox
 from gfl.structures import Predictions
 boxes = [random_boxes(n, 192, 256, seed=n) for n in (3, 0, 7, 1)]
@@ -113,11 +114,16 @@ labels = [[i % 3 for i in range(len(b))] for b in boxes]
 torch.manual_seed(0)
 grid = pyramid(192, 256)
 cls, box = torch.randn(4, 1024, 3) - 4, torch.randn(4, 1024, 68)
+taught = torch.randn(4, 1024, 68)
 with process_group("cpu"):
     share = slice(rank() * 4 // world_size(), (rank() + 1) * 4 // world_size())
     c, b = cls[share].clone().requires_grad_(), box[share].clone().requires_grad_()
     targets = make_targets(boxes[share], labels[share], size=(192, 256))
-    losses = GFLCriterion(ATSSAssigner(), GeneralBox(16))(Predictions(c, b, grid), targets)
+    criterion = GFLCriterion(
+        ATSSAssigner(), GeneralBox(16), distillation=LocalizationDistillation(17)
+    )
+    teacher = Predictions(cls[share], taught[share], grid)
+    losses = criterion(Predictions(c, b, grid), targets, teacher)
     (sum(losses.values()) / world_size()).backward()
     torch.save({"losses": {k: v.detach() for k, v in losses.items()}, "cls": c.grad, "box": b.grad},
                f"{sys.argv[1]}/{world_size()}_{rank()}.pt")
@@ -137,6 +143,7 @@ def test_criterion_gradients_of_two_processes_are_those_of_one(tmp_path):
     for name in ("cls", "box"):
         joined = torch.cat([half[name] for half in halves])
         assert torch.allclose(joined, whole[name], rtol=1e-5, atol=1e-9), name
+    assert whole["losses"]["loss_ld"] > 0 and whole["losses"]["loss_ld_region"] > 0
     for name, value in whole["losses"].items():
         mean = sum(half["losses"][name] for half in halves) / 2
         assert torch.allclose(mean, value, rtol=1e-5), name

@@ -62,7 +62,7 @@ def row_config(config: str | Path, row: Row, overrides: list[str], seed: int = 0
 
 def overridden(row: Row, overrides: list[str]) -> list[str]:
     """Dotted keys of a row that the overrides state as well: there the row is not itself."""
-    given = {text.partition("=")[0] for text in overrides}
+    given = dotted(merge_overrides({}, overrides))
     return [
         key
         for key in dotted(row_values(row))

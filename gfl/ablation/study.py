@@ -178,6 +178,12 @@ class Study:
 
     def _remarks(self) -> list[str]:
         remarks = []
+        teacher = self.runs[0].config.distill.teacher
+        if teacher is not None:
+            remarks.append(
+                f"every row learns from distill.teacher {teacher} besides, unlike the paper's: "
+                "distill.teacher=null leaves it out"
+            )
         for row in self.rows:
             keys = overridden(row, self.overrides)
             if keys:

@@ -86,7 +86,7 @@ def reliability(records: Records, coverage: dict) -> str:
     for name, temperature in reversed(temperatures.items()):
         plot.line(curve(sides.levels(temperature)), name)
     for one in coverage["plain"]["levels"]:
-        low, high = one["share"] - one["margin"], one["share"] + one["margin"]
+        low, high = max(one["share"] - one["margin"], 0), min(one["share"] + one["margin"], 1)
         plot.whisker(one["level"], low, high, "first")
         note = f"{100 * one['level']:g} % interval: {100 * one['share']:.1f} % of the true sides"
         plot.marker(one["level"], one["share"], "first", note)

@@ -3,7 +3,7 @@
 The paper's argument for one joint score: a quality that is trained on positives alone has never
 seen background, and can be high there. Shown are randomly drawn locations of each image: *on an
 object*, the location's box overlaps some object by IoU 0.5 or more; *on background*, by less than
-0.1.
+0.1. A crowd region is no object, and what overlaps one by 0.1 is no background.
 """
 
 from collections.abc import Callable
@@ -86,19 +86,21 @@ class QualityWatch:
         ltrb = box.ltrb_cells(predictions.box_logits[row].float()) * grid.strides[:, None]
         boxes = ltrb_to_xyxy(grid.centers, ltrb)
         boxes = boxes / boxes.new_tensor(meta.scale * 2)
-        objects = [a["bbox"] for a in self._truth.imgToAnns.get(meta.image_id, [])]
-        there = boxes.new_tensor(objects).reshape(-1, 4)
-        there = torch.cat((there[:, :2], there[:, :2] + there[:, 2:]), 1)
-        iou = boxes.new_zeros(len(boxes))
-        for one in there:
-            iou = torch.maximum(iou, pairwise_iou(boxes, one[None])[:, 0])
+        iou, with_crowd = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes))
+        for entry in self._truth.imgToAnns.get(meta.image_id, []):
+            there = boxes.new_tensor(entry["bbox"])
+            there = torch.cat((there[:2], there[:2] + there[2:]))
+            overlap = pairwise_iou(boxes, there[None])[:, 0]
+            with_crowd = torch.maximum(with_crowd, overlap)
+            if not entry.get("iscrowd"):
+                iou = torch.maximum(iou, overlap)
         if self._postprocess.background_channel:
             scores = scores[:, :-1]
         quality = predictions.quality_logits[row, :, 0].float().sigmoid()
         inside = (grid.centers < grid.centers.new_tensor(meta.input_size[::-1])).all(1)
         generator = torch.Generator().manual_seed(meta.image_id % 2**31)
         parts = []
-        for kind, mask in ((1, iou >= FOREGROUND_IOU), (0, iou < BACKGROUND_IOU)):
+        for kind, mask in ((1, iou >= FOREGROUND_IOU), (0, with_crowd < BACKGROUND_IOU)):
             rows = (mask & inside).nonzero().squeeze(1).cpu()
             drawn = rows[torch.randperm(len(rows), generator=generator)[:DRAWN]].to(iou.device)
             values = (scores.amax(1)[drawn], quality[drawn], iou[drawn])

@@ -47,7 +47,7 @@ def benchmark(
     for name in only:
         if name not in FIGURES:
             hint = did_you_mean(name, FIGURES)
-            raise UserError(f"--only names {name!r}, expected some of {', '.join(FIGURES)}.{hint}")
+            raise UserError(f"--only names {name!r}, expected some of {', '.join(FIGURES)}{hint}")
     chosen = [name for name in FIGURES if not only or name in only]
     where = environment(setting)
     records, peer = [], None

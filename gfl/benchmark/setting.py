@@ -24,6 +24,10 @@ DEFAULTS = {
 BATCHES = {"cpu": (1, 4), "cuda": (1, 8, 32)}
 
 
+# Longest side of a network input; beyond lies a slip of the keyboard, and no memory holds it.
+LARGEST = 16384
+
+
 @dataclass(frozen=True)
 class Setting:
     """One run of the benchmark.
@@ -63,8 +67,11 @@ class Setting:
     peer: str | None = None
 
     def __post_init__(self):
-        if any(side < 32 or side % 32 for side in self.size):
-            raise UserError(f"--size is {self.size}, expected height and width, multiples of 32.")
+        if any(not 32 <= side <= LARGEST or side % 32 for side in self.size):
+            raise UserError(
+                f"--size is {self.size}, expected height and width, multiples of 32 up to "
+                f"{LARGEST}."
+            )
         for name in ("batch", "repeats", "eval_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: from 1 on.")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from gfl.cli.command import require_folder, run, write_json
+from gfl.cli.command import require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def ablate(args: argparse.Namespace) -> None:
     """Plan, train, judge, print the table."""
-    require_folder(args.json)
+    require_writable(args.json, sources=[args.config], plain=False)
     from gfl.ablation.tables import choose_rows
 
     rows = choose_rows(args.table, args.detector, args.rows)

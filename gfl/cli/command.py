@@ -58,7 +58,10 @@ def require_folder(*paths: str | None) -> None:
 
 
 def require_writable(
-    path: str | None, sources: Sequence[str] = (), others: Sequence[str] = ()
+    path: str | None,
+    sources: Sequence[str | None] = (),
+    others: Sequence[str | None] = (),
+    plain: bool = True,
 ) -> None:
     """Refuse an output file that can not be, or that would fall on something of the user's.
 
@@ -66,29 +69,40 @@ def require_writable(
         path: where a file is to be written; an old one there is replaced.
         sources: files that are read.
         others: other outputs of the same command.
+        plain: whether it has to be a file; else devices such as /dev/stdout will do.
     """
     if path is None:
         return
     require_folder(path)
     place = Path(path).resolve()
-    if any(place == Path(source).resolve() for source in sources):
+    if any(place == Path(source).resolve() for source in sources if source):
         raise UserError(f"{path} is the source itself: choose another place to write to.")
-    if any(place == Path(other).resolve() for other in others):
+    if any(place == Path(other).resolve() for other in others if other):
         raise UserError(f"{path} is meant for both of two outputs: choose two files.")
     try:
         if place.is_dir():
             raise UserError(f"cannot write {path}: it is a folder.")
-        if place.exists() and not place.is_file():
+        if plain and place.exists() and not place.is_file():
             raise UserError(f"cannot write {path}: it is no plain file.")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def write_json(path: str | None, content: object) -> None:
-    """Write what was printed, if a file is asked for."""
+    """Write what was printed, if a file is asked for; an old file is replaced in one move."""
     if path is None or not is_first_process():
         return
+    place, text = Path(path).resolve(), json.dumps(content, indent=1) + "\n"
+    temporary = place.with_name(place.name + ".tmp")
     try:
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if place.exists() and not place.is_file():  # such as /dev/stdout
+            place.write_text(text, encoding="utf-8")
+            return
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None

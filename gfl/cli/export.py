@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from gfl.cli.command import require_folder, run, write_json
+from gfl.cli.command import require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def export(args: argparse.Namespace) -> None:
     """Export, compare, and say what was found."""
-    require_folder(args.out, args.json)
+    sources = [args.checkpoint, args.image]
+    require_writable(args.out, sources)
+    require_writable(args.json, sources, others=[args.out], plain=False)
     from gfl.exporting import export as export_file
 
     report = export_file(

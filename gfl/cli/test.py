@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from gfl.cli.command import is_first_process, require_folder, run, write_json
+from gfl.cli.command import is_first_process, require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def test(args: argparse.Namespace) -> None:
     """Evaluate and print."""
-    require_folder(args.results, args.json)
+    require_writable(args.results, sources=[args.checkpoint], plain=False)
+    require_writable(args.json, sources=[args.checkpoint], others=[args.results], plain=False)
     from gfl.evaluation import evaluate
 
     def say(message: str) -> None:

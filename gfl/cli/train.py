@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gfl.cli.command import is_first_process, require_folder, run, write_json
+from gfl.cli.command import is_first_process, require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> None:
     """Load the config, train, print the outcome."""
-    require_folder(args.json)
+    require_writable(args.json, sources=[args.config], plain=False)
     from gfl.config import load_config
 
     config = load_config(args.config, args.overrides)

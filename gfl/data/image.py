@@ -104,6 +104,23 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, quarters))
 
 
+def pil_to_rgb(image: Image.Image) -> np.ndarray:
+    """A PIL image of a user, whose file may still have to be read, as `picture_to_rgb`.
+
+    Raises:
+        UserError: its file is damaged or closed, it has no pixels, or those of no known scale.
+    """
+    try:
+        pixels = picture_to_rgb(image, "the PIL image")
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged bytes lead them to
+        raise UserError(f"the PIL image can not be read, replace its file: {error}.") from None
+    if not pixels.size:
+        raise UserError(f"the PIL image has no pixels: it is {image.width} x {image.height}.")
+    return pixels
+
+
 def picture_to_rgb(image: Image.Image, name: str) -> np.ndarray:
     """A PIL image as (H, W, 3) uint8 RGB, upright; `name` is for messages.
 

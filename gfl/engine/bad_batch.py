@@ -5,13 +5,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gfl.data.batch import Normalize
 from gfl.engine.checkpoint import write_atomically
 from gfl.engine.finite import not_finite
 from gfl.engine.precision import PRECISIONS
-from gfl.structures import Batch
+from gfl.structures import Batch, Predictions
 
 # Files that a work directory holds at most; each is a batch of images.
 LIMIT = 5
@@ -26,6 +26,7 @@ class BadBatches:
         criterion, normalize: as in the loop.
         precision: of the forward.
         files_of: file names of an image id, where they are known.
+        teacher: as in the loop.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class BadBatches:
         normalize: Normalize,
         precision: str = "fp32",
         files_of: Callable[[int], Sequence[str]] = lambda image_id: (),
+        teacher: Callable[[Tensor], Predictions] | None = None,
     ):
         self.folder = folder
         self.model = model
@@ -43,6 +45,7 @@ class BadBatches:
         self.normalize = normalize
         self.precision = precision
         self.files_of = files_of
+        self.teacher = teacher
 
     def weights_are_finite(self) -> bool:
         """Whether it is the network rather than the data."""
@@ -67,7 +70,8 @@ class BadBatches:
                 half = self.precision != "fp32"
                 with torch.autocast(device.type, PRECISIONS[self.precision], enabled=half):
                     predictions = self.model(images)
-                losses = self.criterion(predictions, one.targets)
+                    taught = () if self.teacher is None else (self.teacher(images),)
+                losses = self.criterion(predictions, one.targets, *taught)
                 if not all(loss.isfinite().item() for loss in losses.values()):
                     found.append(batch.metas[row].image_id)
         self.model.train(was_training)

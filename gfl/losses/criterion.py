@@ -20,7 +20,7 @@ from gfl.losses.functional import (
     score_distribution_loss,
 )
 from gfl.quality import QUALITY_MODES, QualityMode
-from gfl.structures import Assignment, Candidates, Predictions, Targets
+from gfl.structures import Assignment, Candidates, Predictions, Targets, expected_score
 
 if TYPE_CHECKING:
     from gfl.losses.distillation import LocalizationDistillation
@@ -206,12 +206,13 @@ class GFLCriterion:
         if target is not None:
             return target
         weight = slots.positive.float()
-        if self.quality.joint and predictions.scores_are_distributions:
-            highest = predictions.class_scores().detach().amax(-1)
-            weight = weight * highest.gather(1, slots.index)
-        elif self.quality.joint:
-            logits = _rows(predictions.cls_logits.detach(), slots.index)
-            weight = weight * logits.float().amax(-1).sigmoid()
+        if self.quality.joint:
+            logits = _rows(predictions.cls_logits.detach().flatten(2), slots.index).float()
+            if predictions.scores_are_distributions:
+                scores = expected_score(logits.unflatten(-1, predictions.cls_logits.shape[2:]))
+                weight = weight * scores.amax(-1)
+            else:
+                weight = weight * logits.amax(-1).sigmoid()
         if self.quality.joint and predictions.quality_logits is not None:
             quality = _rows(predictions.quality_logits.detach(), slots.index)[..., 0]
             weight = weight * quality.float().sigmoid()

@@ -20,6 +20,34 @@ def kept(record: Path, run: Callable[[], float]) -> float:
     return value
 
 
+def same_settings(out: Path, settings: dict) -> None:
+    """Keep what the runs of a folder have in common; end where it is not what others there had."""
+    record = out / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if record.exists():
+        before = json.loads(record.read_text())
+        changed = [name for name in settings if before.get(name) != settings[name]]
+        if changed:
+            sys.exit(
+                f"{out} holds runs of other settings ("
+                + "; ".join(f"{n} {before.get(n)!r}, now {settings[n]!r}" for n in changed)
+                + "): one table would mix both. Choose another --out."
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(settings))
+
+
+def last_ap(config, work_dir: Path) -> float:
+    """AP on val of the weights after the last epoch of a training; goes on if it was begun."""
+    import gfl
+
+    metrics = gfl.train(config, work_dir=work_dir, resume=True)["last"]
+    if metrics is None:  # it had ended, and its AP was not written down
+        metrics, _ = gfl.evaluate(work_dir / "last.pt", say=lambda message: None)
+    return metrics["AP"]
+
+
 def table(rows: dict[str, Sequence[Sequence[float]]], variants: Sequence[str], heading: str) -> str:
     """Markdown of means and ranges.
 
@@ -30,7 +58,7 @@ def table(rows: dict[str, Sequence[Sequence[float]]], variants: Sequence[str], h
 
     Returns:
         Text; the difference of last and first variant is called resolved where it exceeds the
-        wider of their two ranges.
+        wider of their two ranges, and never with one seed, which has none.
     """
     lines = [
         f"{heading}: mean (range)",
@@ -45,6 +73,7 @@ def table(rows: dict[str, Sequence[Sequence[float]]], variants: Sequence[str], h
         ]
         difference = statistics.mean(columns[-1]) - statistics.mean(columns[0])
         spread = max(max(values) - min(values) for values in (columns[0], columns[-1]))
-        verdict = "yes" if abs(difference) > spread else "no"
+        several = min(map(len, columns)) > 1
+        verdict = "yes" if several and abs(difference) > spread else "no"
         lines.append(f"| {title} | {' | '.join(cells)} | {difference:+.3f} | {verdict} |")
     return "\n".join([*lines, ""])

@@ -11,7 +11,7 @@ import functools
 import sys
 from pathlib import Path
 
-from compared import kept, table
+from compared import kept, last_ap, same_settings, table
 
 
 def main() -> int:
@@ -24,9 +24,11 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of students and teacher")
     args = parser.parse_intermixed_args()
     out = Path(args.out)
+    names = ("data", "config", "teacher_epochs", "overrides")
+    same_settings(out, {name: getattr(args, name) for name in names})
     longer = [f"train.epochs={args.teacher_epochs}"] if args.teacher_epochs else []
     large = ["model.backbone.name=resnet50", *longer]
-    teacher = kept(out / "teacher.json", functools.partial(train, args, out / "teacher", large))
+    teacher = kept(out / "teacher.json", functools.partial(teach, args, out / "teacher", large))
     taught = [f"distill.teacher={out / 'teacher' / 'best.pt'}"]
     columns = [
         [
@@ -49,11 +51,22 @@ def main() -> int:
 
 def train(args, work_dir: Path, changes: list[str]) -> float:
     """AP of the last epoch."""
+    return last_ap(config_of(args, changes), work_dir)
+
+
+def teach(args, work_dir: Path, changes: list[str]) -> float:
+    """AP of the best epoch, whose weights teach."""
     import gfl
+
+    outcome = gfl.train(config_of(args, changes), work_dir=work_dir, resume=True)
+    return outcome["best"]["AP"]
+
+
+def config_of(args, changes: list[str]):
+    """The config with the user's changes and those of a variant."""
     from gfl.config import load_config
 
-    config = load_config(args.config, [f"data.path={args.data}", *args.overrides, *changes])
-    return gfl.train(config, work_dir=work_dir, resume=True)["last"]["AP"]
+    return load_config(args.config, [f"data.path={args.data}", *args.overrides, *changes])
 
 
 if __name__ == "__main__":

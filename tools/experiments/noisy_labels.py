@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from compared import kept, table
+from compared import kept, last_ap, same_settings, table
 
 SHARES = (0.0, 0.2, 0.4)
 SCORES = ("scalar", "distribution")
@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the detector")
     args = parser.parse_intermixed_args()
     out = Path(args.out) / args.what
+    same_settings(out, {name: getattr(args, name) for name in ("data", "config", "overrides")})
     run = classify if args.what == "classifier" else detect
     rows = {}
     for share in SHARES:
@@ -70,7 +71,6 @@ def detect(args, out: Path, score: str, share: float, seed: int) -> float:
     """AP on val after training on flipped labels."""
     import numpy as np
 
-    import gfl
     from gfl.config import load_config
 
     folder = Path(args.data)
@@ -97,7 +97,7 @@ def detect(args, out: Path, score: str, share: float, seed: int) -> float:
         ],
     )
     work_dir = out / f"{score}_{share:g}_{seed}"
-    return gfl.train(config, work_dir=work_dir, resume=True)["last"]["AP"]
+    return last_ap(config, work_dir)
 
 
 # The classifier ---------------------------------------------------------------------------------
@@ -124,6 +124,7 @@ def classify(args, out: Path, score: str, share: float, seed: int) -> float:
     torch.manual_seed(seed)
     bins = NUM_BINS if score == "distribution" else 1
     network = small_network(num_classes * bins)
+    torch.manual_seed(seed)  # the same batches and mirror images for both, whatever was drawn
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
     steps = CLASSIFIER_EPOCHS * (len(images) // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
