@@ -25,6 +25,7 @@ from gfl.tensors import OnDevice, check_shape
 __all__ = [
     "Assignment",
     "Batch",
+    "Candidates",
     "Detections",
     "Grid",
     "ImageMeta",
@@ -192,6 +193,23 @@ def expected_score(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """What the network says now, for assigners that ask it; without gradients.
+
+    Attributes:
+        scores: (B, N, C) float32 in [0, 1], as they are at test: the classes' times any quality.
+        boxes: (B, N, 4) float32 xyxy, pixels of the network input.
+    """
+
+    scores: Tensor
+    boxes: Tensor
+
+    def __post_init__(self):
+        check_shape("scores", self.scores, *self.boxes.shape[:2], None)
+        check_shape("boxes", self.boxes, None, None, 4)
+
+
+@dataclass(frozen=True)
 class Assignment:
     """Which object each location answers for.
 
@@ -201,15 +219,20 @@ class Assignment:
         slots: (B, M) int64, distinct locations that include every positive; M is known to the
             host, so that box losses need no boolean indexing.
         slot_positive: (B, M) bool.
+        score_target: (B, N) the joint score that a positive shall have; None for the IoU of its
+            own box.
     """
 
     gt_index: Tensor
     weight: Tensor
     slots: Tensor
     slot_positive: Tensor
+    score_target: Tensor | None = None
 
     def __post_init__(self):
         num_images, num_locations = self.gt_index.shape
         check_shape("weight", self.weight, num_images, num_locations)
         check_shape("slots", self.slots, num_images, None)
         check_shape("slot_positive", self.slot_positive, *self.slots.shape)
+        if self.score_target is not None:
+            check_shape("score_target", self.score_target, num_images, num_locations)

@@ -113,11 +113,40 @@ def rows() -> dict[str, tuple[str, float, dict]]:
 
 
 ROWS = rows()
+# Rows of our own: GFL with assignments that the paper does not have.
+OWN = {
+    f"assigner_{name}": {
+        "model": {
+            "quality": "joint",
+            "box": "general",
+            "grid_origin": "corner",
+            "head": PLAIN_HEAD,
+        },
+        "loss": {"beta": 2.0, "dfl_weight": 0.25},
+        "assigner": {"name": name, "anchor_scale": 8.0},
+    }
+    for name in ("tal", "simota")
+}
 PATHS = sorted(FOLDER.glob("*.yaml"))
 
 
 def test_there_is_a_file_for_each_ablation_row_and_no_other():
-    assert sorted(path.stem for path in PATHS) == sorted(ROWS) and len(ROWS) == 39
+    assert sorted(path.stem for path in PATHS) == sorted(ROWS | OWN)
+    assert len(ROWS) == 39 and not ROWS.keys() & OWN.keys()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_ablation_of_our_own_is_gfl_with_another_assigner_and_states_no_figure(name):
+    path = FOLDER / f"{name}.yaml"
+    comment = path.read_text(encoding="utf-8").splitlines()[0]
+    assert comment.startswith("# ") and "Published" not in comment
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert values.pop("extends") == "../gfl_r50_fpn_1x.yaml" and values == OWN[name]
+    config, recipe = load_config(path), load_config("gfl_r50_fpn_1x")
+    for section in ("data", "model", "loss", "postprocess", "train"):
+        assert getattr(config, section) == getattr(recipe, section)
+    changed = {key for key, value in config.assigner if value != getattr(recipe.assigner, key)}
+    assert changed == {"name"}
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -242,7 +271,8 @@ def test_ablation_config_builds_trains_a_step_and_detects(path):
 
 
 def test_every_ablation_builds_the_criterion_and_postprocess_of_its_row():
-    for name, (_, _, keys) in ROWS.items():
+    every = {name: keys for name, (_, _, keys) in ROWS.items()} | OWN
+    for name, keys in every.items():
         config = load_config(f"ablations/{name}")
         criterion, model = build_criterion(config), keys["model"]
         assert type(criterion.box) is BOX_REPRESENTATIONS[model["box"]]
@@ -270,11 +300,11 @@ EVERY = list(itertools.product(QUALITY_MODES, BOX_REPRESENTATIONS, ASSIGNERS))
 SENSELESS = [row for row in EVERY if row[0] == "distribution_guided" and row[1] != "general"]
 
 
-def test_the_combinations_are_seven_by_three_by_three():
-    assert len(EVERY) == 63 and len(SENSELESS) == 6
+def test_the_combinations_are_seven_by_three_by_five():
+    assert len(EVERY) == 105 and len(SENSELESS) == 10
     assert {row[0] for row in EVERY} == {*TABLE_1A, "distribution_guided"}
     assert {row[1] for row in EVERY} == {"general", "gaussian", "dirac"}
-    assert {row[2] for row in EVERY} == {"atss", "fcos", "retinanet"}
+    assert {row[2] for row in EVERY} == {"atss", "fcos", "retinanet", "tal", "simota"}
 
 
 @pytest.mark.parametrize(
@@ -319,6 +349,25 @@ REFUSED = {
     "no width": ({"model": {"bin_width": 0}}, r"model\.bin_width is 0: .* greater than 0"),
     "no radius": ({"assigner": {"center_radius": 0}}, r"assigner\.center_radius is 0: "),
     "no range": ({"assigner": {"regression_range": -1}}, r"assigner\.regression_range is -1: "),
+    "an alignment of ATSS": (
+        {"assigner": {"soft_label": "aligned"}},
+        r"assigner: soft_label: aligned is the alignment of name: tal, but name is atss\. Set "
+        r"soft_label: iou, or name: tal",
+    ),
+    "an alignment that no score learns": (
+        {"assigner": {"name": "tal", "soft_label": "aligned"}, "model": {"quality": "iou_branch"}},
+        r"assigner\.soft_label: aligned is a label of the joint score, but model\.quality is "
+        r"iou_branch\. Set model\.quality: joint, or assigner\.soft_label: iou",
+    ),
+    "another label": ({"assigner": {"soft_label": "best"}}, r"assigner\.soft_label is 'best': "),
+    "no claims": ({"assigner": {"alignment_top_k": 0}}, r"assigner\.alignment_top_k is 0: "),
+    "a power of boxes of 0": ({"assigner": {"iou_power": 0}}, r"assigner\.iou_power is 0: "),
+    "a negative power of scores": (
+        {"assigner": {"score_power": -1}},
+        r"assigner\.score_power is -1: ",
+    ),
+    "no IoUs": ({"assigner": {"dynamic_top_k": 0}}, r"assigner\.dynamic_top_k is 0: "),
+    "a negative cost": ({"assigner": {"iou_cost": -1}}, r"assigner\.iou_cost is -1: "),
     "a negative power": ({"loss": {"focal_gamma": -1}}, r"loss\.focal_gamma is -1: "),
     "too few bins": (
         {"model": {"quality": "distribution_guided", "reg_max": 2}},

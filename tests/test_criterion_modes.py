@@ -7,7 +7,13 @@ import torch
 from builders import make_targets, pyramid, random_boxes, random_predictions
 from conftest import assert_close
 
-from gfl.assigner import ATSSAssigner, FCOSAssigner, RetinaNetAssigner
+from gfl.assigner import (
+    ATSSAssigner,
+    FCOSAssigner,
+    RetinaNetAssigner,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+)
 from gfl.grid import compute_grid, make_grid
 from gfl.losses import GFLCriterion
 from gfl.models.box_representation import DiracBox, GaussianBox, GeneralBox
@@ -185,6 +191,13 @@ def test_wider_bins_change_the_unit_of_the_density_loss_alone():
 
 # Where gradients go -------------------------------------------------------------------------------
 
+ASSIGNERS = [
+    ATSSAssigner,
+    FCOSAssigner,
+    RetinaNetAssigner,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+]
 HARD = ["none", *(name for name, mode in QUALITY_MODES.items() if mode.target)]
 
 
@@ -200,10 +213,12 @@ def random_step(mode: str, assigner, size=(96, 128), count=4):
     boxes = [random_boxes(count, *size, seed=image) for image in range(2)]
     targets = make_targets(boxes, [[row % 3 for row in range(count)]] * 2, size=size)
     criterion = GFLCriterion(assigner, GeneralBox(16), quality=QUALITY_MODES[mode])
-    return predictions, criterion(predictions, targets), assigner(grid, targets)
+    asked = getattr(assigner, "needs_candidates", False)
+    found = [criterion.candidates(predictions)] if asked else []
+    return predictions, criterion(predictions, targets), assigner(grid, targets, *found)
 
 
-@pytest.mark.parametrize("make", [ATSSAssigner, FCOSAssigner, RetinaNetAssigner])
+@pytest.mark.parametrize("make", ASSIGNERS)
 @pytest.mark.parametrize("mode", HARD)
 def test_gradients_go_where_their_terms_say(mode, make):
     predictions, losses, assignment = random_step(mode, make())
@@ -241,7 +256,7 @@ def test_left_out_anchors_have_no_loss_at_all():
 
 
 @pytest.mark.parametrize("mode", HARD)
-@pytest.mark.parametrize("make", [ATSSAssigner, FCOSAssigner, RetinaNetAssigner])
+@pytest.mark.parametrize("make", ASSIGNERS)
 def test_batch_without_objects_pushes_every_score_down_and_moves_nothing_else(mode, make):
     predictions, losses, _ = random_step(mode, make(), (64, 96), 0)
     score = predictions.cls_logits.detach().double().sigmoid()
@@ -255,7 +270,8 @@ def test_batch_without_objects_pushes_every_score_down_and_moves_nothing_else(mo
 
 @pytest.mark.parametrize("mode", QUALITY_MODES)
 @pytest.mark.parametrize("size", [1e4, 6e4])
-def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size):
+@pytest.mark.parametrize("make", [ATSSAssigner, SimOTAAssigner, TaskAlignedAssigner])
+def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size, make):
     grid, quality = pyramid(96, 128), QUALITY_MODES[mode]
     count = grid.strides.shape[0]
     targets = make_targets([random_boxes(3, 96, 128)], size=(96, 128))
@@ -266,7 +282,7 @@ def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size)
     for box in (DiracBox(), GaussianBox(), GeneralBox(16)):
         logits = huge(1) if quality.branch or quality.predictor else None
         predictions = Predictions(huge(3), huge(box.channels), grid, logits)
-        losses = GFLCriterion(ATSSAssigner(), box, quality=quality)(predictions, targets)
+        losses = GFLCriterion(make(), box, quality=quality)(predictions, targets)
         assert all(loss.isfinite() and loss.dtype == torch.float32 for loss in losses.values())
         sum(losses.values()).backward()
         for leaf in (predictions.cls_logits, predictions.box_logits, logits):

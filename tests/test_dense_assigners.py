@@ -12,7 +12,14 @@ import torch
 from builders import make_targets, pyramid, random_boxes, random_predictions
 from test_assigner import NoWaiting, images_of, with_crowds
 
-from gfl.assigner import ATSSAssigner, FCOSAssigner, RetinaNetAssigner, dense
+from gfl.assigner import (
+    ATSSAssigner,
+    FCOSAssigner,
+    RetinaNetAssigner,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+    dense,
+)
 from gfl.build import BOX_REPRESENTATIONS
 from gfl.grid import compute_grid
 from gfl.losses import GFLCriterion
@@ -188,7 +195,7 @@ def calls_of_a_step(make, box, quality, num_images: int, objects: int) -> list[s
     return mode.calls
 
 
-@pytest.mark.parametrize("make", EVERY)
+@pytest.mark.parametrize("make", [*EVERY, SimOTAAssigner, TaskAlignedAssigner])
 @pytest.mark.parametrize("quality", QUALITY_MODES)
 def test_step_of_every_mode_never_waits_and_a_larger_batch_takes_no_more_calls(make, quality):
     for part in BOX_REPRESENTATIONS.values():

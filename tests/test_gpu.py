@@ -62,6 +62,8 @@ MODES = [
         "loss": {"dfl_weight": 0},
         "assigner": {"name": "fcos", "ignore_crowd": True},
     },
+    {"assigner": {"name": "tal", "soft_label": "aligned"}},
+    {"model": {"quality": "iou_branch"}, "assigner": {"name": "simota"}},
 ]
 
 

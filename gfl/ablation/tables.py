@@ -102,6 +102,10 @@ TABLES: dict[str, list[Row]] = {
         Row("assigner_retinanet", "RetinaNet", 35.6, 55.5, 38.1, "retinanet"),
         Row("assigner_retinanet_qfl", "RetinaNet + QFL", 36.4, 56.3, 39.1, "retinanet"),
         *(row for row in _QUALITY_ROWS if row.name.endswith(("_none", "_joint"))),
+        # Not in the paper, beside GFL itself.
+        Row("overall_qfl_dfl", "GFL (ATSS)", 40.2, 58.6, 43.4, "gfl"),
+        Row("assigner_tal", "GFL, task-aligned", group="gfl"),
+        Row("assigner_simota", "GFL, SimOTA", group="gfl"),
     ],
 }
 

@@ -1,8 +1,17 @@
-"""Which locations answer for which object: ATSS, and the assignments of FCOS and RetinaNet."""
+"""Which locations answer for which object: ATSS, and the assignments that it is compared with."""
 
 from gfl.assigner.atss import ATSSAssigner
 from gfl.assigner.crowd import in_crowd
 from gfl.assigner.fcos import FCOSAssigner
 from gfl.assigner.retinanet import RetinaNetAssigner
+from gfl.assigner.simota import SimOTAAssigner
+from gfl.assigner.tal import TaskAlignedAssigner
 
-__all__ = ["ATSSAssigner", "FCOSAssigner", "RetinaNetAssigner", "in_crowd"]
+__all__ = [
+    "ATSSAssigner",
+    "FCOSAssigner",
+    "RetinaNetAssigner",
+    "SimOTAAssigner",
+    "TaskAlignedAssigner",
+    "in_crowd",
+]

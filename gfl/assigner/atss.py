@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from gfl.assigner.crowd import in_crowd
+from gfl.assigner.claims import resolve_claims, sparse_assignment
 from gfl.boxes import aligned_iou, xyxy_to_ltrb
-from gfl.grid import ORIGINS, check_anchors, valid_locations
+from gfl.grid import ORIGINS, check_anchors
 from gfl.structures import Assignment, Grid, Targets
 
 # A location is a positive only if it lies this far inside the object, pixels (mmdet, ATSS).
@@ -65,16 +65,10 @@ class ATSSAssigner:
         iou = aligned_iou(anchors, boxes)
         inside = xyxy_to_ltrb(centers, boxes).amin(-1) > MIN_INSIDE
         enough = iou >= _mean_plus_std(iou, is_candidate)[..., None]
-        gt_index = _resolve(index, iou, is_candidate & inside & enough, grid.strides.shape[0])
-
-        # Distinct locations, positives first: at most one a candidate, so M is known beforehand.
-        num_slots = min(index[0].numel(), grid.strides.shape[0])
-        is_positive = gt_index >= 0
-        slot_positive, slots = is_positive.to(torch.uint8).topk(num_slots, dim=1)
-        counts = valid_locations(grid, targets.valid_size)
-        if self.ignore_crowd:
-            counts = counts & (is_positive | ~in_crowd(grid, targets, self.anchor_scale))
-        return Assignment(gt_index, counts.float(), slots, slot_positive.bool())
+        gt_index = resolve_claims(index, iou, is_candidate & inside & enough, grid.strides.shape[0])
+        # At most one positive a candidate, so M is known beforehand.
+        crowd_scale = self.anchor_scale if self.ignore_crowd else 0.0
+        return sparse_assignment(grid, targets, gt_index, index[0].numel(), crowd_scale)
 
     def candidates(self, grid: Grid, targets: Targets) -> tuple[Tensor, Tensor]:
         """The `top_k` valid locations of each level nearest to each object's centre.
@@ -138,26 +132,3 @@ def _mean_plus_std(iou: Tensor, is_candidate: Tensor) -> Tensor:
     mean = (iou * is_candidate).sum(-1) / count.clamp(min=1)
     squares = ((iou - mean[..., None]).square() * is_candidate).sum(-1)
     return mean + (squares / (count - 1).clamp(min=1)).sqrt()
-
-
-def _resolve(index: Tensor, iou: Tensor, claims: Tensor, num_locations: int) -> Tensor:
-    """Give each claimed location to the object of highest IoU, the first of equals.
-
-    Args:
-        index: (B, G, k) location of each candidate.
-        iou: (B, G, k).
-        claims: (B, G, k) bool, whether the candidate is a positive of its object.
-        num_locations: N.
-
-    Returns:
-        (B, N) int64 row of the object, -1 where nobody claims the location.
-    """
-    num_images, num_objects, _ = index.shape
-    index, iou = index.flatten(1), iou.masked_fill(~claims, -1).flatten(1)
-    best = iou.new_full((num_images, num_locations), -1).scatter_reduce(1, index, iou, "amax")
-    row = torch.arange(num_objects, device=index.device)[:, None].expand(claims.shape[1:])
-    wins = (iou >= 0) & (iou == best.gather(1, index))
-    row = row.reshape(1, -1).expand_as(index).masked_fill(~wins, num_objects)
-    owner = row.new_full((num_images, num_locations), num_objects)
-    owner = owner.scatter_reduce(1, index, row, "amin")
-    return owner.masked_fill(owner == num_objects, -1)

@@ -4,7 +4,13 @@ from inspect import signature
 
 from torch import nn
 
-from gfl.assigner import ATSSAssigner, FCOSAssigner, RetinaNetAssigner
+from gfl.assigner import (
+    ATSSAssigner,
+    FCOSAssigner,
+    RetinaNetAssigner,
+    SimOTAAssigner,
+    TaskAlignedAssigner,
+)
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
 from gfl.losses.distillation import LocalizationDistillation
@@ -31,7 +37,13 @@ BACKBONES = dict.fromkeys(RESNETS, ResNet)
 NECKS = {"fpn": FPN, "pafpn": PAFPN}
 HEADS = {"gfl": GFLHead}
 BOX_REPRESENTATIONS = {"general": GeneralBox, "gaussian": GaussianBox, "dirac": DiracBox}
-ASSIGNERS = {"atss": ATSSAssigner, "fcos": FCOSAssigner, "retinanet": RetinaNetAssigner}
+ASSIGNERS = {
+    "atss": ATSSAssigner,
+    "fcos": FCOSAssigner,
+    "retinanet": RetinaNetAssigner,
+    "tal": TaskAlignedAssigner,
+    "simota": SimOTAAssigner,
+}
 
 # How many of the backbone's last outputs the pyramid is made of: C2 to C5, or C3 to C5.
 NUM_FEATURES = {"P2": 4, "P3": 3}

@@ -20,7 +20,7 @@ from gfl.losses.functional import (
     score_distribution_loss,
 )
 from gfl.quality import QUALITY_MODES, QualityMode
-from gfl.structures import Assignment, Grid, Predictions, Targets, expected_score
+from gfl.structures import Assignment, Candidates, Predictions, Targets, expected_score
 
 if TYPE_CHECKING:
     from gfl.losses.distillation import LocalizationDistillation
@@ -62,8 +62,9 @@ class GFLCriterion:
         loss_dfl = dfl_weight * sum(w * mean DFL of the four sides) / sum(w)
 
     with w = the location's highest joint score, detached. A positive's label in QFL is the IoU of
-    its own decoded box with its object, detached. `num_positives` is the sum over images of
-    max(positives, 1); both normalisers are taken over all processes, `sum(w)` is at least 1.
+    its own decoded box with its object, detached, or `Assignment.score_target`. `num_positives` is
+    the sum over images of max(positives, 1); both normalisers are taken over all processes,
+    `sum(w)` is at least 1.
 
     That is `quality` "joint". The other rows of `gfl.quality.QUALITY_MODES` change three things:
     without `joint` the class loss is the focal loss of hard labels; w is the row's target, or 1 if
@@ -78,7 +79,8 @@ class GFLCriterion:
     knows, with weight 0 where a slot is not positive. A batch without objects needs no branch.
 
     Args:
-        assigner: `assigner(grid, targets)` gives an `Assignment`.
+        assigner: `assigner(grid, targets)` gives an `Assignment`; one whose `needs_candidates` is
+            true gets `Candidates` as well.
         box: the representation that `Predictions.box_logits` are in.
         beta: focusing power of QFL.
         cls_weight, giou_weight, dfl_weight: weights of the terms; the last is that of any density
@@ -93,7 +95,7 @@ class GFLCriterion:
 
     def __init__(
         self,
-        assigner: Callable[[Grid, Targets], Assignment],
+        assigner: Callable[..., Assignment],
         box: BoxRepresentation,
         beta: float = 2.0,
         cls_weight: float = 1.0,
@@ -134,7 +136,7 @@ class GFLCriterion:
     def _losses(
         self, predictions: Predictions, targets: Targets, teacher: Predictions | None
     ) -> dict[str, Tensor]:
-        assignment = self.assigner(predictions.grid, targets)
+        assignment = self._assign(predictions, targets)
         slots = self._slots(predictions, targets, assignment)
         target = self._quality_target(slots)
         weight = self._box_weight(predictions, slots, target)
@@ -159,6 +161,20 @@ class GFLCriterion:
                 predictions, teacher, targets, assignment, weight, weight_sum
             )
         return losses
+
+    def _assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        if not getattr(self.assigner, "needs_candidates", False):
+            return self.assigner(predictions.grid, targets)
+        return self.assigner(predictions.grid, targets, self.candidates(predictions))
+
+    @torch.no_grad()
+    def candidates(self, predictions: Predictions) -> Candidates:
+        """Scores and boxes of all locations, for assigners that compare them with the objects."""
+        grid = predictions.grid
+        ltrb = self.box.ltrb_cells(predictions.box_logits.float()) * grid.strides[:, None]
+        return Candidates(
+            predictions.joint_scores(), ltrb_to_xyxy(grid.centers.expand_as(ltrb[..., :2]), ltrb)
+        )
 
     def _slots(self, predictions: Predictions, targets: Targets, assignment: Assignment) -> _Slots:
         grid, index, positive = predictions.grid, assignment.slots, assignment.slot_positive
@@ -211,7 +227,11 @@ class GFLCriterion:
     ) -> Tensor:
         """(B, N) loss of all classes at each location."""
         cls_logits = predictions.cls_logits.float()
-        label = slots.iou if self.quality.joint else slots.positive.float()
+        label = slots.positive.float()
+        if self.quality.joint and assignment.score_target is not None:
+            label = assignment.score_target.gather(1, slots.index)
+        elif self.quality.joint:
+            label = slots.iou
         shape = cls_logits.shape[:3]
         labels = cls_logits.new_zeros(shape).index_put(
             (_image_numbers(slots.index), slots.index, slots.gt_labels), label

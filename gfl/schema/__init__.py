@@ -71,6 +71,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _soft_labels_are_learned(self):
+        joint = ("joint", "distribution_guided")
+        if self.assigner.soft_label == "aligned" and self.model.quality not in joint:
+            raise ValueError(
+                "assigner.soft_label: aligned is a label of the joint score, but model.quality is "
+                f"{self.model.quality}. Set model.quality: joint, or assigner.soft_label: iou"
+            )
+        return self
+
     def to_dict(self) -> dict:
         """Plain values, as they go to YAML and checkpoints."""
         return self.model_dump(mode="json")

@@ -169,20 +169,34 @@ class Assigner(Section):
     """Which locations answer for which object."""
 
     name: str = "atss"
-    """A name of `gfl.build.ASSIGNERS`: atss, fcos or retinanet."""
+    """A name of `gfl.build.ASSIGNERS`: atss, fcos, retinanet, tal or simota."""
     top_k: Int = Field(default=9, ge=1)
     """With name: atss, candidates of an object on each level."""
     anchor_scale: Float = Field(default=8.0, gt=0)
     """Side of a location's square anchor, in strides; with name: retinanet, of the smallest of
     nine (4 in its paper)."""
     center_radius: Float = Field(default=1.5, gt=0)
-    """With name: fcos, how far from an object's centre its positives may lie, in strides."""
+    """With name: fcos or simota, how far from an object's centre its positives may lie, in strides;
+    with simota farther ones are taken where these are too few."""
     regression_range: Float = Field(default=8.0, gt=0)
     """With name: fcos, longest side distance of a level's objects, in strides."""
     positive_iou: Float = Field(default=0.5, gt=0, le=1)
     """With name: retinanet, from this IoU on an anchor is a positive."""
     negative_iou: Float = Field(default=0.4, gt=0, le=1)
     """With name: retinanet, below this IoU it is background."""
+    alignment_top_k: Int = Field(default=13, ge=1, le=1000)
+    """With name: tal, positives of an object at most."""
+    score_power: Float = Field(default=1.0, ge=0, le=100)
+    """With name: tal, power of the predicted score in the alignment (alpha)."""
+    iou_power: Float = Field(default=6.0, gt=0, le=100)
+    """With name: tal, power of the predicted box's IoU in the alignment (beta)."""
+    soft_label: Literal["iou", "aligned"] = "iou"
+    """What a positive's joint score learns: the IoU of its own box, or with name: tal its
+    alignment, scaled so that an object's highest is its highest IoU."""
+    dynamic_top_k: Int = Field(default=10, ge=1, le=1000)
+    """With name: simota, the highest IoUs whose sum is an object's number of positives."""
+    iou_cost: Float = Field(default=3.0, ge=0, le=1000)
+    """With name: simota, weight of -log(IoU) beside the cross-entropy of the scores (lambda)."""
     ignore_crowd: bool = False
     """Leave locations mostly inside a crowd region out of the classification loss; false trains
     them as background, as in the reference."""
@@ -193,6 +207,15 @@ class Assigner(Section):
             raise ValueError(
                 f"negative_iou is {self.negative_iou}, expected at most positive_iou, "
                 f"{self.positive_iou}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_is_known(self):
+        if self.soft_label == "aligned" and self.name in ("atss", "fcos", "retinanet", "simota"):
+            raise ValueError(
+                f"soft_label: aligned is the alignment of name: tal, but name is {self.name}. Set "
+                "soft_label: iou, or name: tal"
             )
         return self
 
