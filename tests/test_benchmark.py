@@ -211,6 +211,8 @@ def test_rivals_see_the_same_pictures_and_train_the_same_stages():
         assert images.tensors.shape == (1, 3, 64, 64)
         mine = Training(TINY).images
         assert torch.allclose(images.tensors, mine, atol=0.02)
+        images, _ = model.eval().transform([batch.images[0].float() / 255])
+        assert images.image_sizes == [(64, 64)] and images.tensors.shape == (1, 3, 64, 64)
 
 
 def test_boxes_lie_in_the_pictures():

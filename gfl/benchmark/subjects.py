@@ -127,7 +127,9 @@ def rival(name: str, setting: Setting) -> nn.Module | None:
         returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),
     )
-    model = RIVALS[name](backbone, NUM_CLASSES, _skip_resize=True)
+    # `_skip_resize` holds in training alone; in testing the bounds make it keep the size.
+    bounds = {"min_size": min(setting.size), "max_size": max(setting.size)}
+    model = RIVALS[name](backbone, NUM_CLASSES, _skip_resize=True, **bounds)
     return model.to(setting.device, memory_format=LAYOUT)
 
 
