@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,32 @@ from gfl.grid import make_grid
 from gfl.structures import Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)
+
+
+# VmHWM is the largest resident memory of a process alone; ru_maxrss would start at its parent's.
+_KNOWN = """
+import re, sys
+from pathlib import Path
+
+def mebibytes(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+"""
+
+
+def measured(code: str, *arguments) -> list[float]:
+    """The numbers that a program prints in a process of its own.
+
+    It knows `mebibytes("VmRSS")`, its resident memory, and "VmHWM", the largest there was.
+    """
+    tests = Path(__file__).resolve().parent
+    run = subprocess.run(
+        [sys.executable, "-c", _KNOWN + code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return [float(number) for number in run.stdout.split()]
 
 
 def pyramid(height: int, width: int, origin: str = "corner"):

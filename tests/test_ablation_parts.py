@@ -331,3 +331,4 @@ def test_ablation_child_saves_when_its_parent_is_killed(tmp_path):
     process.kill()
     process.wait()
     wait_for(tmp_path / "saved")
+    assert (tmp_path / "saved").exists()

@@ -1,16 +1,13 @@
 """ATSS: cases worked by hand, a plain reference on random scenes, batching, memory, no waiting."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from builders import STRIDES, make_targets, pyramid, random_boxes, random_predictions
+from builders import STRIDES, make_targets, measured, pyramid, random_boxes, random_predictions
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gfl.assigner import ATSSAssigner, in_crowd
@@ -378,15 +375,10 @@ def test_a_crowd_takes_its_locations_out_of_the_classification_loss():
 
 # Memory -----------------------------------------------------------------------------------------
 
-# VmHWM is the largest resident memory of this process alone; ru_maxrss would start at the parent's.
 MEASURE_MEMORY = """
-import re, torch
-from pathlib import Path
+import torch
 from builders import make_targets, pyramid, random_boxes
 from gfl.assigner import ATSSAssigner, in_crowd
-
-def mebibytes(name):
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 torch.set_num_threads(1)
 grid = pyramid(800, 1344)
@@ -403,29 +395,17 @@ for images in (1, 16):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_3000_objects_an_image_take_less_than_a_gibibyte():
-    tests = Path(__file__).resolve().parent
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE_MEMORY],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    one, sixteen = (float(line) for line in run.stdout.split())
+    one, sixteen = measured(MEASURE_MEMORY)
     print(f"3000 objects an image: {one:.0f} MiB above the input for 1 image, {sixteen:.0f} for 16")
     assert one < 1024 and sixteen < 1024
 
 
 MEASURE_CRITERION = """
-import re, torch
-from pathlib import Path
+import torch
 from builders import make_targets, pyramid, random_boxes, random_predictions
 from gfl.assigner import ATSSAssigner
 from gfl.losses import GFLCriterion
 from gfl.models.box_representation import GeneralBox
-
-def mebibytes(name):
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 torch.set_num_threads(1)
 grid = pyramid(800, 1344)
@@ -441,15 +421,7 @@ for count in (2, 3000):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_losses_and_gradients_of_3000_objects_in_an_image_take_less_than_a_gibibyte():
-    tests = Path(__file__).resolve().parent
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE_CRITERION],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    two, many = (float(line) for line in run.stdout.split())
+    two, many = measured(MEASURE_CRITERION)
     print(f"criterion and gradients, 800 x 1344: 2 objects {two:.0f} MiB, 3000 objects {many:.0f}")
     assert two < 1024 and many < 1024
 

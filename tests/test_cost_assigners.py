@@ -1,16 +1,12 @@
 """Task-aligned and SimOTA assignment: worked by hand, identities, first steps, memory."""
 
 import math
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from builders import make_targets, pyramid, random_boxes, random_predictions, tiny_values
+from builders import make_targets, measured, pyramid, random_boxes, random_predictions, tiny_values
 from conftest import assert_close
 from test_assigner import images_of, with_crowds
 from test_dense_assigners import assert_same, scene
@@ -471,16 +467,11 @@ def test_network_does_not_depend_on_the_assigner(tmp_path):
 
 # Memory -------------------------------------------------------------------------------------------
 
-# VmHWM is the largest resident memory of this process alone.
 MEASURE_MEMORY = """
-import re, sys, torch
-from pathlib import Path
+import torch
 from builders import make_targets, pyramid, random_boxes
 from test_cost_assigners import random_candidates
 from gfl import assigner as parts
-
-def mebibytes(name):
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 torch.set_num_threads(1)
 assigner, images, objects = getattr(parts, sys.argv[1])(), int(sys.argv[2]), int(sys.argv[3])
@@ -506,14 +497,6 @@ print(mebibytes("VmHWM") - before)
     ],
 )
 def test_objects_by_the_thousand_take_less_than_a_gibibyte(name, images, objects):
-    tests = Path(__file__).resolve().parent
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE_MEMORY, name, str(images), str(objects)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    taken = float(re.search(r"-?[\d.]+", run.stdout)[0])
+    [taken] = measured(MEASURE_MEMORY, name, images, objects)
     print(f"{name}, {images} images of {objects} objects at 800 x 1344: {taken:.0f} MiB")
     assert taken < 1024

@@ -1,15 +1,11 @@
 """What FCOS's and RetinaNet's assignment share: chunks, batches, order, memory, waiting."""
 
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from builders import make_targets, pyramid, random_boxes, random_predictions
+from builders import make_targets, measured, pyramid, random_boxes, random_predictions
 from test_assigner import NoWaiting, images_of, with_crowds
 
 from gfl.assigner import (
@@ -207,16 +203,11 @@ def test_step_of_every_mode_never_waits_and_a_larger_batch_takes_no_more_calls(m
 
 # Memory -------------------------------------------------------------------------------------------
 
-# VmHWM is the largest resident memory of this process alone.
 MEASURE_MEMORY = """
-import re, sys, torch
-from pathlib import Path
+import torch
 from builders import make_targets, random_boxes
 from test_dense_assigners import grid_for
 from gfl import assigner as parts
-
-def mebibytes(name):
-    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 torch.set_num_threads(1)
 assigner, images, objects = getattr(parts, sys.argv[1])(), int(sys.argv[2]), int(sys.argv[3])
@@ -242,14 +233,6 @@ print(mebibytes("VmHWM") - before)
     ],
 )
 def test_objects_by_the_thousand_take_less_than_a_gibibyte(name, images, objects):
-    tests = Path(__file__).resolve().parent
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE_MEMORY, name, str(images), str(objects)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    taken = float(re.search(r"[\d.]+", run.stdout)[0])
+    [taken] = measured(MEASURE_MEMORY, name, images, objects)
     print(f"{name}, {images} images of {objects} objects at 800 x 1344: {taken:.0f} MiB")
     assert taken < 1024

@@ -1,5 +1,6 @@
 """What assigners that ask the predictions share: costs of pairs, and the cheapest of them."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class Claims:
     wanted: Tensor
 
 
-class CostAssigner:
+class CostAssigner(ABC):
     """Each object claims the locations of least cost; the cost is of scores and of boxes.
 
         cost = class cost of its label at the location - iou_weight * log(IoU) + penalty
@@ -57,21 +58,21 @@ class CostAssigner:
         self.max_claims, self.iou_weight = max_claims, iou_weight
         self.crowd_scale = anchor_scale if ignore_crowd else 0.0
 
+    @abstractmethod
     def class_cost(self, scores: Tensor) -> Tensor:
         """(B, N, C) scores to (B, N, C) costs, at least 0, of an object of each class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def penalty(self, grid: Grid, boxes: Tensor) -> Tensor:
         """(B, G, 1, 4) boxes to (B, G, N): what a place costs, at least 0; infinite where no."""
-        raise NotImplementedError
 
+    @abstractmethod
     def num_wanted(self, iou: Tensor) -> Tensor:
         """(B, G, N) IoUs, 0 where a location is none of the object's, to (B, G, 1) counts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def worth(self, claims: Claims) -> Tensor:
         """(B, G, k): a contested location goes to the object with the highest."""
-        raise NotImplementedError
 
     def score_target(self, claims: Claims, gt_index: Tensor) -> Tensor | None:
         """As in `Assignment`; by default none."""

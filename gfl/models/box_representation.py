@@ -1,6 +1,7 @@
 """How a location's channels describe a box: decoding, density loss and doubt of each side."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ MAX_LOGIT = math.log(1000.0 / ANCHOR_SIDE)
 LOG_STD_RANGE = (math.log(0.05), math.log(20.0))
 
 
-class BoxRepresentation:
+class BoxRepresentation(ABC):
     """What each of the four sides of a box is: a number, or a distribution over distances.
 
     Args:
@@ -34,9 +35,9 @@ class BoxRepresentation:
     def __init__(self, reg_max: int = 16, bin_width: float = 1.0):
         self.reg_max, self.bin_width = reg_max, bin_width
 
+    @abstractmethod
     def ltrb_cells(self, box_logits: Tensor) -> Tensor:
         """Distances to the sides: (..., K) to (..., 4) ltrb in strides."""
-        raise NotImplementedError
 
     def density_loss(self, box_logits: Tensor, target_cells: Tensor) -> Tensor:
         """Mean over the four sides of a loss that shapes their distributions.
@@ -48,11 +49,11 @@ class BoxRepresentation:
         Returns:
             (...) unreduced.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no density loss")
 
+    @abstractmethod
     def edge_std_cells(self, box_logits: Tensor) -> Tensor:
         """Standard deviation of each side: (..., K) to (..., 4), in strides."""
-        raise NotImplementedError
 
     def distributions(self, box_logits: Tensor) -> Tensor | None:
         """Probabilities (..., 4, reg_max + 1) of the distances 0, w ... reg_max * w; None if none
