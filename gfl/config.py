@@ -102,10 +102,13 @@ def _parse_override(text: str) -> dict:
 
 
 def _merge(base: dict, layer: dict) -> dict:
-    """`layer` over `base`. A new data.path also takes the place of inherited splits."""
+    """`layer` over `base`. A new data.path also takes the place of inherited splits, and no sample
+    is drawn into it."""
     data = layer.get("data")
     if isinstance(data, dict) and data.get("path") and isinstance(base.get("data"), dict):
-        inherited = {k: v for k, v in base["data"].items() if k not in SPLITS}
+        is_new = data["path"] != base["data"].get("path")
+        left_behind = (*SPLITS, "draw_sample") if is_new else SPLITS
+        inherited = {k: v for k, v in base["data"].items() if k not in left_behind}
         base = {**base, "data": inherited}
     return merge_values(base, layer)
 

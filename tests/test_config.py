@@ -593,3 +593,11 @@ def test_policies_are_checked_by_name_and_value():
         parse_config({"data": {"policy": {"missing_image": "repair"}}})
     policy = parse_config({"data": {"policy": {"missing_image": "fail"}}}).data.policy
     assert (policy.missing_image, policy.bad_box) == ("fail", "skip")
+
+
+def test_no_sample_is_drawn_into_a_folder_of_the_users():
+    assert load_config("quickstart").data.draw_sample
+    assert load_config("quickstart", ["data.path=data/shapes"]).data.draw_sample
+    assert not load_config("quickstart", ["data.path=my/typo"]).data.draw_sample
+    asked = ["data.path=elsewhere", "data.draw_sample=true"]
+    assert load_config("quickstart", asked).data.draw_sample

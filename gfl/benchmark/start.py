@@ -110,7 +110,7 @@ def _first_step(folder: str, turn: int, device: str) -> float:
     program = place / "first_step.py"
     program.write_text(_FIRST_STEP)
     data = Path(folder) / "data" / "shapes"
-    overrides = [f"data.path={json.dumps(str(data))}", f"device={device}"]
+    overrides = [f"data.path={json.dumps(str(data))}", "data.draw_sample=true", f"device={device}"]
     done = subprocess.run(
         [sys.executable, str(program), *overrides],
         cwd=place,
