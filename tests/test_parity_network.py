@@ -145,9 +145,11 @@ def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
     sums = np.array([gradients[name].double().sum().item() for name in names])
     sizes = np.array([gradients[name].numel() for name in names])
     scale = arrays["param_grad.l2"] * np.sqrt(sizes)  # the sum's own bound
-    # A sampling point that float noise moves over a pixel's edge changes its offset's gradient by a
-    # step, which no norm shows but a sum of terms that cancel does.
-    rtol = np.array([1e-3 if ".conv_offset." in name else 1e-4 for name in names])
+    # A sampling point that float noise moves over a pixel's edge changes gradients by a step, which
+    # no norm shows but a sum of terms that cancel does: in layer2.2.conv1 of the ResNeXt the
+    # reference's sum, 5.205, is further from that in float64, 5.226, than ours.
+    deformable = any(".conv_offset." in name for name in names)
+    rtol = 1e-3 if deformable else 1e-4
     assert (np.abs(sums - arrays["param_grad.sum"]) <= rtol * scale + 5e-4).all()
 
 

@@ -10,6 +10,7 @@ from torchvision.models.resnet import Bottleneck
 
 from gfl.errors import UserError
 from gfl.models.deformable import make_deformable
+from gfl.models.frozen_norm import fold_frozen_norms
 from gfl.models.res2net import Res2Net
 
 # Constructors without weights, and the published ImageNet weights of each: a torchvision name, or
@@ -68,6 +69,8 @@ class ResNet(nn.Module):
         self.frozen_stages = frozen_stages
         for part in self.frozen_parts:
             part.requires_grad_(False)
+        if self.frozen_statistics:
+            fold_frozen_norms(self)
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:

@@ -8,6 +8,7 @@ from torch.fx.experimental.optimization import fuse
 
 from gfl.models.conv_blocks import ConvNormAct
 from gfl.models.deformable import DeformableConv2d
+from gfl.models.frozen_norm import bake
 from gfl.models.trainable import PICTURE
 
 # Folding reorders roundings; more than this share of an output's largest value is no rounding.
@@ -30,6 +31,7 @@ def folded(backbone: nn.Module) -> nn.Module:
     images = torch.rand(1, 3, *PICTURE, device=next(backbone.parameters()).device)
     try:
         inner = copy.deepcopy(backbone)
+        bake(inner)
         traced = fx.GraphModule(inner, _Tracer().trace(inner))
         network = fuse(traced, inplace=True, no_trace=True)
         pairs = list(zip(network(images), backbone(images), strict=True))

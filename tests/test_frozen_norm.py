@@ -1,0 +1,157 @@
+"""Frozen batch norms that the convolutions before them do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gfl.models.backbone import ResNet
+from gfl.models.folding import folded
+from gfl.models.frozen_norm import AppliedNorm, NormedConv2d, bake, fold_frozen_norms
+
+
+def two_layers(bias: bool = False) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 1, 1, bias=bias), nn.BatchNorm2d(1, eps=0.0)).eval()
+
+
+def disturb_norms(network: nn.Module) -> nn.Module:
+    """Statistics and weights as a trained network has them, none 0 or 1."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    return network
+
+
+def unfolded(network: nn.Module) -> nn.Module:
+    """A copy that computes convolution and norm one after the other."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, NormedConv2d):
+            module.__class__ = nn.Conv2d
+        elif isinstance(module, AppliedNorm):
+            module.__class__ = nn.BatchNorm2d
+    return network
+
+
+def gradients(network: nn.Module, images: torch.Tensor) -> tuple[list, dict]:
+    network.zero_grad(set_to_none=True)
+    outputs = network(images)
+    torch.manual_seed(1)
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+    return outputs, {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("bias", [None, 7.0])
+def test_a_hand_worked_pixel(bias):
+    network = two_layers(bias is not None)
+    conv, norm = network
+    conv.weight.data.fill_(2)
+    if bias is not None:
+        conv.bias.data.fill_(bias)
+    norm.running_mean.fill_(1)
+    norm.running_var.fill_(4)
+    norm.weight.data.fill_(3)
+    norm.bias.data.fill_(5)
+    fold_frozen_norms(network)
+    x = torch.tensor([[[[11.0]]]], requires_grad=True)
+    y = network(x)
+    b = bias or 0
+    assert y.item() == (2 * 11 + b - 1) / 2 * 3 + 5
+    y.backward()
+    assert x.grad.item() == 2 / 2 * 3
+    assert conv.weight.grad.item() == 11 / 2 * 3
+    assert norm.weight.grad.item() == (2 * 11 + b - 1) / 2
+    assert norm.bias.grad.item() == 1
+    if bias is not None:
+        assert conv.bias.grad.item() == 3 / 2
+
+
+@pytest.mark.parametrize("deformable", [(), (4,)])
+def test_outputs_and_gradients_are_those_of_the_two_layers(deformable):
+    torch.manual_seed(0)
+    network = disturb_norms(ResNet("resnet18", deformable_stages=deformable)).double().train()
+    plain = unfolded(network)
+    assert sum(isinstance(m, NormedConv2d) for m in network.modules()) == 20 - 2 * len(deformable)
+    images = torch.randn(1, 3, 64, 64).double()
+    outputs, found = gradients(network, images)
+    expected_outputs, expected = gradients(plain, images)
+    torch.testing.assert_close(outputs, expected_outputs)
+    assert found.keys() == expected.keys() and len(found) > 30
+    torch.testing.assert_close(found, expected)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_res2net_folds_all_but_the_deformable():
+    network = ResNet("res2net101_v1d", frozen_stages=0)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and all(isinstance(norm, AppliedNorm) for norm in norms)
+
+
+def test_only_inputs_are_kept_for_the_backward():
+    """Neither the convolution's output nor the product of weight and scale."""
+    network = two_layers()
+    network[0] = nn.Conv2d(1, 8, 3, padding=1)
+    network[1] = nn.BatchNorm2d(8).eval()
+    fold_frozen_norms(network)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    x = torch.randn(1, 1, 16, 16)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(x)
+    assert (1, 1, 16, 16) in kept
+    assert all(shape not in kept for shape in [(1, 8, 16, 16), (1, 8, 14, 14)])
+    assert kept.count((8, 1, 3, 3)) == 1  # the weight itself
+
+
+def test_half_precision_computes_in_half():
+    network = disturb_norms(ResNet("resnet18")).train()
+    plain = unfolded(network)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, found = gradients(network, images)
+        expected_outputs, expected = gradients(plain, images)
+    assert {output.dtype for output in outputs} == {torch.bfloat16}
+    exact, _ = gradients(plain, images)
+    for output, other, truth in zip(outputs, expected_outputs, exact, strict=True):
+        error = (output - truth).abs().mean()
+        assert error <= 1.5 * (other - truth).abs().mean()
+    assert all(gradient.dtype == torch.float32 for gradient in found.values())
+    weights = [found[name].flatten() for name in found]
+    others = [expected[name].flatten() for name in found]
+    assert torch.cosine_similarity(torch.cat(weights), torch.cat(others), dim=0) > 0.98
+
+
+def test_learned_statistics_are_not_folded():
+    assert not any(isinstance(m, NormedConv2d) for m in ResNet("resnet18", norm="batch").modules())
+
+
+def test_a_copy_has_its_own_norms():
+    network = two_layers()
+    fold_frozen_norms(network)
+    copied = copy.deepcopy(network)
+    copied[1].weight.data.fill_(0)
+    copied[1].bias.data.fill_(9)
+    x = torch.ones(1, 1, 1, 1)
+    assert copied(x).item() == 9 and network(x).item() != 9
+
+
+def test_baked_for_inference():
+    network = disturb_norms(ResNet("resnet18")).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+        found = folded(network)(images)
+        baked = copy.deepcopy(network)
+        bake(baked)
+        torch.testing.assert_close(baked(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in baked.modules())
+    assert any(isinstance(m, AppliedNorm) for m in network.modules()), "the original is changed"

@@ -1,0 +1,65 @@
+"""Twenty training steps give the same losses whichever way they are computed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from builders import tiny_config, write_coco
+
+import gfl
+import gfl.models.backbone
+from gfl.config import parse_config
+
+# Relative difference of a loss, after up to 20 steps of growing difference. fp32 adds in another
+# order; bf16 rounds each product to 8 bits.
+FP32, BF16 = 1e-4, 0.02
+STEPS = 20
+
+
+def losses(folder, name: str, **changes) -> np.ndarray:
+    """Total loss of each step of a training with frozen statistics."""
+    config = tiny_config(folder, epochs=STEPS // 2, lr=0.002, log_steps=1, eval_epochs=STEPS)
+    values = config.to_dict()
+    values["model"]["backbone"]["pretrained"] = str(folder / "backbone.pth")
+    for section, keys in changes.items():
+        values[section].update(keys)
+    gfl.train(parse_config(values), work_dir=folder / name)
+    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    return np.array([line["loss"] for line in found if "loss" in line])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("curve")
+    write_coco(folder, {"train": 8, "val": 2})
+    torch.manual_seed(0)
+    backbone = torchvision.models.resnet18()
+    backbone(torch.randn(8, 3, 64, 64))  # moves the statistics from 0 and 1
+    torch.save(backbone.state_dict(), folder / "backbone.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def golden(folder):
+    """Convolution and norm one after the other, in fp32, nothing switched on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gfl.models.backbone, "fold_frozen_norms", lambda network: None)
+        curve = losses(folder, "golden")
+    assert len(curve) == STEPS and len(set(curve)) == STEPS
+    return curve
+
+
+@pytest.mark.parametrize(
+    "name, changes, tolerance",
+    [
+        ("folded", {}, FP32),
+        ("channels_last", {"train": {"channels_last": True}}, FP32),
+        ("workers", {"data": {"workers": 2}}, 1e-12),
+        ("bf16", {"train": {"precision": "bf16"}}, BF16),
+    ],
+)
+def test_the_curve_stays(folder, golden, name, changes, tolerance):
+    np.testing.assert_allclose(losses(folder, name, **changes), golden, rtol=tolerance)
