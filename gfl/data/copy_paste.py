@@ -46,7 +46,7 @@ def copy_pasted(
     for row, mask in enumerate(second_masks):
         if mask is None or not drawn[row]:
             continue
-        laid = lay(mask, size, frame, corner, 0, cv2.INTER_NEAREST).astype(bool)
+        laid = lay(mask, size, frame, corner, 0, cv2.INTER_NEAREST_EXACT).astype(bool)
         box = box_of(laid)
         if laid.sum() >= MIN_SHARE * scale * mask.sum() and _is_large(box):
             pasted |= laid
