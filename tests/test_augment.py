@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from builders import write_coco
 from conftest import assert_close
 from pycocotools import mask as coco_mask
@@ -13,6 +14,7 @@ from gfl import build
 from gfl.build.augment import augment_line, build_augment
 from gfl.config import parse_config
 from gfl.data.augment import Augment
+from gfl.data.batch import collate
 from gfl.data.copy_paste import copy_pasted
 from gfl.data.dataset import CocoDataset, Sample
 from gfl.data.loader import BatchLoader, TransformedDataset
@@ -23,6 +25,7 @@ from gfl.data.random_crop import random_crop
 from gfl.data.sampler import SampleKey, TrainSampler
 from gfl.data.transforms import Transform, resized_size
 from gfl.data.window import FILL, clip_boxes, lay, lay_sample
+from gfl.engine.bad_batch import BadBatches
 from gfl.errors import UserError
 
 SHORT, LONG = 96, 150
@@ -78,13 +81,16 @@ class Coloured:
     def __getitem__(self, index):
         return self.samples[index]
 
-    def masks_of(self, index):
+    def mask_of(self, index, row):
         sample = self.samples[index]
-        masks = []
-        for x1, y1, x2, y2 in sample.boxes.astype(int):
-            masks.append(np.zeros(sample.image.shape[:2], np.uint8))
-            masks[-1][y1:y2, x1:x2] = 1
-        return masks
+        return rectangle(sample.image.shape[:2], *sample.boxes[row].astype(int))
+
+
+def rectangle(size, x1, y1, x2, y2) -> np.ndarray:
+    """A mask."""
+    mask = np.zeros(size, np.uint8)
+    mask[y1:y2, x1:x2] = 1
+    return mask
 
 
 def view_of(dataset, **settings) -> TransformedDataset:
@@ -342,12 +348,6 @@ def test_crop_of_a_picture_without_objects():
         assert 18 <= width <= 60
 
 
-def rectangle(size, x1, y1, x2, y2) -> np.ndarray:
-    mask = np.zeros(size, np.uint8)
-    mask[y1:y2, x1:x2] = 1
-    return mask
-
-
 @pytest.mark.parametrize("known", [True, False])
 def test_pasted_objects_hide_what_is_behind(known):
     size = (20, 40)
@@ -358,7 +358,7 @@ def test_pasted_objects_hide_what_is_behind(known):
     front = make_sample(np.full((*size, 3), 200, np.uint8), [[6, 0, 19, 20]], [9])
     front_masks = [rectangle(size, 6, 0, 19, 20)]
     rng = np.random.default_rng(0)
-    got = copy_pasted(sample, masks, front, front_masks, (1.0, 1.0), rng)
+    got = copy_pasted(sample, masks.__getitem__, front, front_masks.__getitem__, (1.0, 1.0), rng)
     assert got.boxes.tolist() == [[0, 0, 6, 10], [25, 0, 35, 20], [6, 0, 19, 20]]
     assert got.labels.tolist() == [1, 3, 9]
     assert got.labels.dtype == np.int64
@@ -373,8 +373,24 @@ def test_objects_without_mask_are_not_pasted():
     sample = make_sample(np.full((20, 20, 3), 10, np.uint8), [[0, 0, 5, 5]])
     front = replace(sample, image=sample.image + 90)
     rng = np.random.default_rng(0)
-    assert copy_pasted(sample, [None], front, [None], (1.0, 1.0), rng) is sample
-    assert copy_pasted(sample, [None], make_sample(front.image), [], (1.0, 1.0), rng) is sample
+    for second in (front, make_sample(front.image)):
+        unknown = [lambda row: None] * 2
+        assert copy_pasted(sample, unknown[0], second, unknown[1], (1.0, 1.0), rng) is sample
+
+
+def test_a_bad_step_names_all_pictures_that_a_composed_one_shows(tmp_path):
+    dataset = Coloured()
+    view = view_of(dataset, mosaic=1.0)
+    batch = collate([view[SampleKey(i, 0, 96)] for i in range(2)])
+    bad = BadBatches(tmp_path, None, None, None, files_of=lambda image_id: [f"{image_id}.png"])
+    meta = batch.metas[1]
+    said = bad.save(7, [batch], [meta.image_id, *meta.others], {})
+    kept = torch.load(tmp_path / "step_7.pt", weights_only=True)
+    assert said == f"kept in {tmp_path / 'step_7.pt'}"
+    assert kept["image_ids"] == [0, 10]
+    shown = {i for meta in batch.metas for i in (meta.image_id, *meta.others)}
+    assert kept["files"] == {i: [f"{i}.png"] for i in shown}
+    assert kept["metas"][1]["others"] == meta.others
 
 
 # Masks of annotation files
@@ -463,12 +479,12 @@ def test_masks_of_a_file_follow_their_boxes(tmp_path):
     assert dataset.num_masks == 4
     seen = 0
     for index in range(len(dataset)):
-        sample, masks = dataset[index], dataset.masks_of(index)
-        assert len(masks) == len(sample.boxes)
-        for (x1, y1, x2, y2), mask in zip(sample.boxes.astype(int), masks, strict=True):
+        sample = dataset[index]
+        for row, box in enumerate(sample.boxes.astype(int)):
+            mask = dataset.mask_of(index, row)
             if mask is not None:
                 seen += 1
-                assert (mask == rectangle(sample.image.shape[:2], x1, y1, x2, y2)).all()
+                assert (mask == rectangle(sample.image.shape[:2], *box)).all()
     assert seen == 4
     assert "4 of 8 objects have a mask" in augment_line(config, dataset)
     assert build.build_dataset(config, "val").num_masks == 0
@@ -544,4 +560,4 @@ def test_coco_dataset_reads_no_masks_by_itself(tmp_path):
     folder = with_masks(tmp_path)
     dataset = CocoDataset([(folder / "images", folder / "annotations" / "train.json")])
     assert dataset.num_masks == 0
-    assert dataset.masks_of(0) == [None, None]
+    assert dataset.mask_of(0, 0) is dataset.mask_of(0, 1) is None

@@ -1,6 +1,7 @@
 """Which random changes befall a sample, in which order, and where further pictures come from."""
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -70,8 +71,9 @@ class Augment:
         strong = key.epoch < self.strong_epochs
         if strong and (rng := self._drawn("copy_paste", key)):
             second, index = further(rng)
-            masks, second_masks = dataset.masks_of(key.index), dataset.masks_of(index)
-            sample = copy_pasted(sample, masks, second, second_masks, factors, rng)
+            mask_of = partial(dataset.mask_of, key.index)
+            second_mask_of = partial(dataset.mask_of, index)
+            sample = copy_pasted(sample, mask_of, second, second_mask_of, factors, rng)
         if rng := self._drawn("crop", key):
             sample = random_crop(sample, rng)
         if strong and (rng := self._drawn("mosaic", key)):

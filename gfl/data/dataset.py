@@ -148,10 +148,10 @@ class DetectionDataset:
         index = np.repeat(np.arange(len(self)), np.diff(self._first))
         return self._boxes[rows], self._labels[rows], index[rows]
 
-    def masks_of(self, index: int) -> list[np.ndarray | None]:
-        """(H, W) uint8 masks, 0 and 1, of the boxes of a sample; None where none is known."""
+    def mask_of(self, index: int, row: int) -> np.ndarray | None:
+        """(H, W) uint8 mask, 0 and 1, of a sample's box; None where none is known."""
         rows = np.arange(self._first[index], self._first[index + 1])
-        return [self._masks[row] for row in rows[self._trained[rows] & ~self._crowd[rows]]]
+        return self._masks[rows[self._trained[rows] & ~self._crowd[rows]][row]]
 
     @property
     def num_masks(self) -> int:
