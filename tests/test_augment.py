@@ -11,7 +11,7 @@ from conftest import assert_close
 from pycocotools import mask as coco_mask
 
 from gfl import build
-from gfl.build.augment import augment_line, build_augment
+from gfl.build.augment import augment_line, build_augment, build_factors, repeat_line
 from gfl.config import parse_config
 from gfl.data.augment import Augment
 from gfl.data.batch import collate
@@ -548,6 +548,31 @@ def test_the_log_says_what_is_on():
         "augmentation: flip_horizontal 0.5, mosaic 0.5, mixup 0.1, scale_jitter 0.5 to 1.5; "
         "no mosaic, mixup and copy_paste after epoch 8 of 12"
     )
+
+
+def test_repeat_factor_of_a_config(tmp_path):
+    folder = write_coco(tmp_path, {"train": 4, "val": 1})
+    values = {"data": {"path": str(folder), "repeat_factor": 0.5}, "train": {"batch_size": 2}}
+    path = folder / "annotations" / "train.json"
+    listed = json.loads(path.read_text())
+    # The second class in one image only: factor sqrt(0.5 / 0.25) = 1.41, and 0.41 makes 0.
+    rare = [a for a in listed["annotations"] if a["category_id"] == 7][1:]
+    listed["annotations"] = [a for a in listed["annotations"] if a not in rare]
+    path.write_text(json.dumps(listed))
+    config = parse_config(values)
+    dataset = build.build_dataset(config, "train")
+    assert repeat_line(config, dataset) == (
+        "data.repeat_factor 0.5: 1 of 4 images come more often, up to 1.41 times; 4 an epoch"
+    )
+    values["data"]["repeat_factor"] = 1.0
+    loader = build.build_train_loader(parse_config(values), dataset)
+    # sqrt(1 / 0.25) = 2: one image comes twice.
+    keys = [key for batch in loader.batch_sampler.global_batches() for key in batch]
+    assert loader.batch_sampler.steps_per_epoch == 3
+    assert sorted(key.repeat for key in keys) == [0, 0, 0, 0, 1, 1]
+    assert build_factors(parse_config({}), None) is None
+    with pytest.raises(UserError, match=r"repeat_factor is 1, .* no method objects"):
+        build_factors(parse_config(values), object())
 
 
 def test_the_built_one_ends_where_the_config_says():

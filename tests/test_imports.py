@@ -89,6 +89,7 @@ FLOORS = {
     "data/listing.py": 1,
     "data/locate.py": 1,
     "data/masks.py": 1,
+    "data/repeat_factor.py": 0,
     "data/sampler.py": 1,
     "data/shared_memory.py": 1,
     "engine/curves.py": 1,

@@ -1,6 +1,9 @@
-"""What changes training images at random, from a config."""
+"""What changes training images at random, and how often they come, from a config."""
+
+import numpy as np
 
 from gfl.data.augment import Augment
+from gfl.data.repeat_factor import epoch_length, repeat_factors
 from gfl.errors import UserError
 from gfl.schema import Config
 
@@ -28,6 +31,35 @@ def build_augment(config: Config, dataset) -> Augment | None:
     strong_epochs = config.train.epochs - augment.close_mosaic
     size = config.data.train_size
     return Augment(size.long, **values, strong_epochs=strong_epochs, seed=config.train.seed)
+
+
+def build_factors(config: Config, dataset) -> np.ndarray | None:
+    """(n,) how often each training image comes in an epoch; None for once.
+
+    Raises:
+        UserError: `data.repeat_factor` is set and the data set does not tell its objects.
+    """
+    threshold = config.data.repeat_factor
+    if threshold is None:
+        return None
+    if not hasattr(dataset, "objects"):
+        raise UserError(
+            f"data.repeat_factor is {threshold:g}, but the training data set has no method "
+            "objects() that tells the classes of its images. Add it (see gfl.data.dataset), or "
+            "leave data.repeat_factor out."
+        )
+    _, labels, image_index = dataset.objects()
+    return repeat_factors(labels, image_index, len(dataset), threshold)
+
+
+def repeat_line(config: Config, dataset) -> str:
+    """What `data.repeat_factor` does to a data set, for people."""
+    factors = build_factors(config, dataset)
+    return (
+        f"data.repeat_factor {config.data.repeat_factor:g}: {int((factors > 1).sum())} of "
+        f"{len(factors)} images come more often, up to {factors.max():.2f} times; "
+        f"{epoch_length(factors)} an epoch"
+    )
 
 
 def augment_line(config: Config, dataset) -> str:

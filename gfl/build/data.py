@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from gfl.build.augment import build_augment
+from gfl.build.augment import build_augment, build_factors
 from gfl.data.batch import Normalize, padded_size
 from gfl.data.coco_json import read_coco_json
 from gfl.data.coverage import reg_max_coverage
@@ -209,6 +209,7 @@ def build_train_loader(config: Config, dataset):
         train.accumulate,
         rank(),
         world_size(),
+        build_factors(config, dataset),
     )
     augment = data.augment
     transform = Transform(

@@ -26,7 +26,8 @@ class Augment:
     give a picture of the size that the sample's own would have been resized to; mix-up. So sizes
     and batches stay what the sampler took them to be, but for a crop alone.
 
-    What happens, and with which further pictures, is a function of (seed, epoch, index) alone, and
+    What happens, and with which further pictures, is a function of (seed, epoch, index) alone
+    (and of the number of a repetition), and
     each change has a stream of its own: turning one on leaves the others as they were.
 
     Args:
@@ -93,5 +94,5 @@ class Augment:
         chance = self.chances[name]
         if not chance:
             return None
-        rng = np.random.default_rng((self.seed, key.epoch, key.index, STREAMS[name]))
+        rng = key.random_stream(self.seed, STREAMS[name])
         return rng if rng.random() < chance else None

@@ -140,6 +140,9 @@ class Data(Section):
     """Order of the network's input channels; bgr for weights of Caffe's tradition."""
     workers: Int = Field(default=2, ge=0, le=1024)
     """Loading processes of each training process."""
+    repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Images with a class that fewer than this share of the images have come more often; null: all
+    come once an epoch (LVIS uses 0.001)."""
     group_by_aspect: bool = True
     """Keep wide and tall images apart, so that less is padded."""
 
