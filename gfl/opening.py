@@ -6,6 +6,7 @@ import torch
 
 import gfl
 from gfl import build
+from gfl.build.augment import augment_line, repeat_line
 from gfl.data.batch import padded_size
 from gfl.data.shared_memory import shortage
 from gfl.distributed import world_size
@@ -40,6 +41,9 @@ def opening_lines(
         lines.append(f"{split}: {counts}")
         warnings = build.data_warnings(config, dataset, state.model.neck.strides)
         lines += [f"{split}: {line}" for line in warnings]
+    lines.append(augment_line(config, train_data))
+    if config.data.repeat_factor is not None:
+        lines.append(repeat_line(config, train_data))
     parameters = list(state.model.parameters())
     size = sum(p.numel() for p in parameters) / 1e6
     trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6

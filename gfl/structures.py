@@ -40,15 +40,18 @@ class ImageMeta:
 
     Attributes:
         image_id: the data set's own id.
-        original_size: (h, w) of the image file.
+        original_size: (h, w) of the image file; in training, of what cropping or composing has
+            made of it.
         input_size: (h, w) after resizing, without padding.
         scale: (sx, sy), factors from original to input pixels.
+        others: ids of further images that a composed one shows (mosaic, mix-up, copy-paste).
     """
 
     image_id: int
     original_size: tuple[int, int]
     input_size: tuple[int, int]
     scale: tuple[float, float]
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

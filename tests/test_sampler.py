@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gfl.data.batch import padded_size
+from gfl.data.repeat_factor import epoch_counts, epoch_length, repeat_factors
 from gfl.data.sampler import EvalSampler, SampleKey, TrainSampler
 from gfl.data.transforms import resized_size
 
@@ -202,3 +203,80 @@ def test_more_processes_than_images():
     shares = [list(EvalSampler(mixed_sizes(2), shape_of, 4, 800, rank, 4)) for rank in range(4)]
     assert sorted(chain(*indices(chain(*shares)))) == [0, 1]
     assert shares[3] == []
+
+
+# Rare classes
+
+
+def test_repeat_factors_by_hand():
+    # Of 8 images, 4 have class 0, 1 has class 2 (twice), 2 have class 5, one has both 0 and 5.
+    labels = np.array([0, 0, 0, 0, 2, 2, 5, 5])
+    images = np.array([0, 1, 2, 3, 4, 4, 3, 5])
+    got = repeat_factors(labels, images, 8, 0.5)
+    # sqrt(0.5 / (1 / 8)) = 2 and sqrt(0.5 / (2 / 8)) = 1.414; 6 and 7 have no object.
+    assert got == pytest.approx([1, 1, 1, 2**0.5, 2, 2**0.5, 1, 1])
+    assert (repeat_factors(labels, images, 8, 0.125) == 1).all()
+    assert (repeat_factors(labels[:0], images[:0], 3, 0.5) == 1).all()
+
+
+@pytest.mark.parametrize(
+    "factors", [[1.0] * 9, [1.3, 2.3, 1.0, 1.5, 3.0], [1.1, 1.2], [1.9], [1.0, 1.6, 1.7]]
+)
+def test_counts_are_the_factors_on_average_and_their_sum_is_always_the_same(factors):
+    factors = np.array(factors)
+    counts = np.array([epoch_counts(factors, np.random.default_rng(s)) for s in range(2000)])
+    assert set(counts.sum(1)) == {epoch_length(factors)}
+    assert epoch_length(factors) == round(factors.sum())
+    assert (counts >= np.floor(factors)).all()
+    assert (counts <= np.floor(factors) + 1).all()
+    # Fractions are scaled to a whole sum; 5 % of 2,000 draws are 4.5 standard deviations.
+    fractions = factors - np.floor(factors)
+    scale = np.rint(fractions.sum()) / max(fractions.sum(), 1e-9)
+    assert counts.mean(0) == pytest.approx(np.floor(factors) + fractions * scale, abs=0.05)
+
+
+def repeating(epoch: int = 0, first_step: int = 0, rank: int = 0, world_size: int = 1) -> list:
+    factors = np.where(np.arange(30) < 5, 2.5, 1.0)
+    sizes = mixed_sizes(30)
+    sampler = TrainSampler(sizes, 8, SHORT, True, 0, 1, rank, world_size, factors)
+    # 25 + 5 * 2.5 = 37.5 images: the fractions of 5 images make 2.
+    assert sampler.steps_per_epoch == 5
+    sampler.set_position(epoch, first_step)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    return batches
+
+
+def test_repeated_images_come_more_often_each_time_as_another_sample():
+    totals = Counter()
+    for epoch in range(40):
+        keys = list(chain(*repeating(epoch)))
+        assert len(keys) == 40
+        seen = Counter(key.index for key in keys)
+        assert set(seen) == set(range(30))
+        assert all(2 <= seen[index] for index in range(5))
+        assert len({(key.index, key.repeat) for key in keys}) == len(keys)
+        totals.update(seen)
+    assert repeating(0) != repeating(1)
+    rare = sum(totals[index] for index in range(5)) / 5 / 40
+    # 2 and a share of 2 in 5; of the 3 images that fill up the last batch, 12 in 37 are rare.
+    assert rare == pytest.approx(2.4 + 3 * 12 / 37 / 5, abs=0.15)
+
+
+def test_repetition_does_not_depend_on_resuming_or_on_processes():
+    want = repeating(3)
+    assert repeating(3, first_step=2) == want[2:]
+    halves = zip(repeating(3, 0, 0, 2), repeating(3, 0, 1, 2), strict=True)
+    assert [first + second for first, second in halves] == want
+
+
+def test_without_factors_keys_and_streams_are_what_they_were():
+    [batch] = TrainSampler(mixed_sizes(4), 8, SHORT, False)
+    assert {key.repeat for key in batch} == {0}
+    rng = np.random.default_rng((0, 0))
+    order = rng.permutation(4).tolist()
+    assert [key.index for key in batch] == order * 2
+    key = SampleKey(7, 3, 480)
+    same = np.random.default_rng((11, 3, 7, 2)).random()
+    assert key.random_stream(11, 2).random() == same
+    assert key._replace(repeat=1).random_stream(11, 2).random() != same

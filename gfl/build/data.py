@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from gfl.build.augment import build_augment, build_factors
 from gfl.data.batch import Normalize, padded_size
 from gfl.data.coco_json import read_coco_json
 from gfl.data.coverage import reg_max_coverage
@@ -165,7 +166,12 @@ def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
                 "Put one there, or set data.val_fraction=0.1 to divide the training images."
             )
         return [
-            read_coco_json(Path(source.annotations), Path(source.images), findings)
+            read_coco_json(
+                Path(source.annotations),
+                Path(source.images),
+                findings,
+                masks=split == "train" and data.augment.copy_paste > 0,
+            )
             for source in data.sources(split)
         ]
     if data.path is None:
@@ -203,6 +209,7 @@ def build_train_loader(config: Config, dataset):
         train.accumulate,
         rank(),
         world_size(),
+        build_factors(config, dataset),
     )
     augment = data.augment
     transform = Transform(
@@ -212,7 +219,8 @@ def build_train_loader(config: Config, dataset):
         augment.color,
         train.seed,
     )
-    return BatchLoader(TransformedDataset(dataset, transform), sampler, data.workers)
+    samples = TransformedDataset(dataset, transform, build_augment(config, dataset))
+    return BatchLoader(samples, sampler, data.workers)
 
 
 def build_eval_loader(

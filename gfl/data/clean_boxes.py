@@ -34,6 +34,7 @@ class CleanSet:
         area: (m,) float64, as listed, else width * height.
         category_ids: (m,) int64.
         crowd: (m,) bool.
+        segmentations: of each box, as listed.
     """
 
     images: list[UsableImage]
@@ -44,6 +45,7 @@ class CleanSet:
     area: np.ndarray
     category_ids: np.ndarray
     crowd: np.ndarray
+    segmentations: list
 
 
 def clean_boxes(
@@ -223,4 +225,5 @@ class _Work:
             np.where(np.isnan(area), xywh[:, 2] * xywh[:, 3], area),
             np.array([entry.category_id for entry in self.entries], np.int64)[alive],
             self.crowd[alive],
+            [self.entries[i].segmentation for i in np.flatnonzero(alive).tolist()],
         )

@@ -16,13 +16,16 @@ from gfl.errors import UserError
 PARTS = ("images", "annotations", "categories")
 
 
-def read_coco_json(json_file: Path, folder: Path, findings: Findings) -> Listing:
+def read_coco_json(
+    json_file: Path, folder: Path, findings: Findings, masks: bool = False
+) -> Listing:
     """Read a COCO json.
 
     Args:
         json_file: images, annotations, categories.
         folder: of the images.
         findings: gets what is repaired or left out.
+        masks: keep the segmentations too.
 
     Raises:
         UserError: missing, not JSON, or not COCO; the message names file and place.
@@ -40,7 +43,8 @@ def read_coco_json(json_file: Path, folder: Path, findings: Findings) -> Listing
     for number, entry in enumerate(content["annotations"]):
         found = _object(number, entry, names, categories, file, findings)
         if found is not None and _has_id(entry, taken, number, file, findings):
-            objects.append(found)
+            more = {"segmentation": entry.get("segmentation")} if masks else {}
+            objects.append(found._replace(**more))
     count = len(content["annotations"])
     return Listing(str(json_file), folder, categories, images, objects, count)
 

@@ -17,6 +17,7 @@ from gfl.data.findings import Findings
 from gfl.data.image import read_image
 from gfl.data.image_facts import inspect_images
 from gfl.data.listing import Listing
+from gfl.data.masks import Masks
 from gfl.data.usable_images import Inspect, usable_images
 from gfl.errors import SHOWN, UserError, some
 
@@ -112,6 +113,8 @@ class DetectionDataset:
         self._labels = np.array(labels, np.int64)
         counts = np.concatenate([np.diff(part.first) for part in sets])
         self._first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        segmentations = [mask for part in sets for mask in part.segmentations]
+        self._masks = Masks(segmentations, np.repeat(self.sizes, counts, 0), self._boxes)
         self.findings = findings.summary()
         self.report = self._report(findings)
 
@@ -144,6 +147,16 @@ class DetectionDataset:
         rows = self._trained & ~self._crowd
         index = np.repeat(np.arange(len(self)), np.diff(self._first))
         return self._boxes[rows], self._labels[rows], index[rows]
+
+    def mask_of(self, index: int, row: int) -> np.ndarray | None:
+        """(H, W) uint8 mask, 0 and 1, of a sample's box; None where none is known."""
+        rows = np.arange(self._first[index], self._first[index + 1])
+        return self._masks[rows[self._trained[rows] & ~self._crowd[rows]][row]]
+
+    @property
+    def num_masks(self) -> int:
+        """Objects whose mask is known; 0 where masks were not read."""
+        return int((self._masks.known & self._trained & ~self._crowd).sum())
 
     def files_of(self, image_id: int) -> list[str]:
         """Files of an image id; several where annotation files share ids."""

@@ -25,6 +25,7 @@ class ListedObject(NamedTuple):
         box: x, y, width, height; pixels, or fractions where the listing is `relative`.
         crowd: whether it is a region of many.
         area: pixels, NaN where none is stated.
+        segmentation: as a COCO file has it, if it was asked for.
     """
 
     place: int | str
@@ -33,6 +34,7 @@ class ListedObject(NamedTuple):
     box: tuple[float, float, float, float]
     crowd: bool
     area: float
+    segmentation: object = None
 
 
 @dataclass

@@ -2,11 +2,13 @@
 
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from gfl.data.augment import Augment
 from gfl.data.batch import collate
 from gfl.data.dataset import Sample
 from gfl.data.sampler import SampleKey
@@ -24,11 +26,13 @@ class TransformedDataset(Dataset):
     Args:
         dataset: anything whose `dataset[i]` is a `Sample`.
         transform: what is done to each.
+        augment: what gives the samples, in place of `dataset[i]`.
     """
 
-    def __init__(self, dataset, transform: Transform):
+    def __init__(self, dataset, transform: Transform, augment: Augment | None = None):
         self.dataset = dataset
         self.transform = transform
+        self.augment = augment
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -36,7 +40,11 @@ class TransformedDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> tuple[Sample, ImageMeta] | UserError:
         """The sample, or what the user has to mend: raised in a worker it would become text."""
         try:
-            return self.transform(self.dataset[key.index], key)
+            if self.augment is None:
+                return self.transform(self.dataset[key.index], key)
+            sample, others = self.augment(self.dataset, key)
+            sample, meta = self.transform(sample, key)
+            return sample, replace(meta, others=others)
         except UserError as error:
             return error
 

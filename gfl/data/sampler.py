@@ -2,10 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import NamedTuple
 
 import numpy as np
+
+from gfl.data.repeat_factor import epoch_counts, epoch_length
+
+# Number of the random stream that decides how often images come.
+REPEATS = 1
 
 
 class SampleKey(NamedTuple):
@@ -15,14 +20,22 @@ class SampleKey(NamedTuple):
     epoch: int
     short: int
     """Bound of the short side after resizing, pixels."""
+    repeat: int = 0
+    """How often the image came before in the epoch, where some come several times by intent."""
+
+    def random_stream(self, seed: int, number: int) -> np.random.Generator:
+        """What draws the change `number` of this sample, in the run of a seed."""
+        repeat = (self.repeat,) if self.repeat else ()
+        return np.random.default_rng((seed, self.epoch, self.index, number, *repeat))
 
 
 class TrainSampler:
     """One epoch of shuffled batches, in equal number on every process.
 
-    Every image occurs in every epoch; the last batch is filled up with the first images of the
-    epoch. All processes draw the same global batches and take their own share, in `accumulate`
-    parts, so that the training does not depend on their number.
+    Every image occurs in every epoch, some several times if `factors` say so; the last batch is
+    filled up with the first images of the epoch. All processes draw the same global batches and
+    take their own share, in `accumulate` parts, so that the training does not depend on their
+    number.
 
     Args:
         sizes: (n, 2) h, w of the images.
@@ -31,6 +44,7 @@ class TrainSampler:
         group_by_aspect: keep wide and tall images in different batches where possible.
         seed: of the run.
         accumulate, rank, world_size: how a batch is divided; they must divide it evenly.
+        factors: (n,) how often each image comes in an epoch, on average; None is once.
     """
 
     def __init__(
@@ -43,7 +57,9 @@ class TrainSampler:
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        factors: np.ndarray | None = None,
     ):
+        self.factors = factors
         self.is_tall = (sizes[:, 0] > sizes[:, 1]) & group_by_aspect
         self.batch_size = batch_size
         self.short_range = short_range
@@ -56,7 +72,8 @@ class TrainSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.is_tall) // self.batch_size)
+        length = len(self.is_tall) if self.factors is None else epoch_length(self.factors)
+        return -(-length // self.batch_size)
 
     def set_position(self, epoch: int, first_step: int = 0) -> None:
         """Where the next iteration starts: `first_step` counts within the epoch."""
@@ -76,7 +93,7 @@ class TrainSampler:
     def global_batches(self) -> list[list[SampleKey]]:
         """The epoch's batches, the same on every process."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(len(self.is_tall))
+        order = rng.permutation(self._images())
         batches, waiting = [], {False: [], True: []}
         for index in order.tolist():
             group = waiting[bool(self.is_tall[index])]
@@ -90,10 +107,25 @@ class TrainSampler:
         batches += [rest[i : i + self.batch_size] for i in range(0, len(rest), self.batch_size)]
         batches = [batches[i] for i in rng.permutation(len(batches))]
         low, high = self.short_range
-        return [
+        keys = [
             [SampleKey(index, self.epoch, int(rng.integers(low, high + 1))) for index in batch]
             for batch in batches
         ]
+        return keys if self.factors is None else _numbered(keys)
+
+    def _images(self) -> np.ndarray:
+        """(m,) the epoch's images, not yet shuffled; more than once where `factors` say so."""
+        images = np.arange(len(self.is_tall))
+        if self.factors is None:
+            return images
+        rng = np.random.default_rng((self.seed, self.epoch, REPEATS))
+        return np.repeat(images, epoch_counts(self.factors, rng))
+
+
+def _numbered(batches: list[list[SampleKey]]) -> list[list[SampleKey]]:
+    """The same with the repetitions of each image counted, so that no two look alike."""
+    came = defaultdict(count)
+    return [[key._replace(repeat=next(came[key.index])) for key in batch] for batch in batches]
 
 
 class EvalSampler:

@@ -76,7 +76,7 @@ class Transform:
 
     def _change(self, sample: Sample, key: SampleKey) -> Sample:
         for number, change in enumerate(self.changes.transforms):
-            stream = np.random.default_rng((self.seed, key.epoch, key.index, number))
+            stream = key.random_stream(self.seed, number)
             change.set_random_state(stream, random.Random(int(stream.integers(2**63))))
         both = np.concatenate((sample.boxes, sample.ignore_boxes))
         changed = self.changes(image=sample.image, bboxes=both, rows=np.arange(len(both)))

@@ -55,6 +55,8 @@ class BadBatches:
     def culprits(self, batches: Sequence[Batch]) -> list[int]:
         """Ids of the images whose own losses are not finite, each computed alone.
 
+        Of a picture composed of several, all: the first is the one that it stands for.
+
         Every process must call this with as many images: the criterion sums over processes.
         Statistics of batch-norm are the learned ones here, so a cause that lies in the whole
         batch is not found.
@@ -73,7 +75,7 @@ class BadBatches:
                     taught = () if self.teacher is None else (self.teacher(images),)
                 losses = self.criterion(predictions, one.targets, *taught)
                 if not all(loss.isfinite().item() for loss in losses.values()):
-                    found.append(batch.metas[row].image_id)
+                    found += [batch.metas[row].image_id, *batch.metas[row].others]
         self.model.train(was_training)
         return found
 
@@ -95,8 +97,9 @@ class BadBatches:
         if len(list(self.folder.glob("step_*.pt"))) >= LIMIT:
             return f"not kept, {self.folder} holds {LIMIT} already"
         ids = [[meta.image_id for meta in batch.metas] for batch in batches]
-        part = next((i for i, own in enumerate(ids) if set(own) & set(culprits)), 0)
+        part = next((i for i, own in enumerate(ids) if set(own) & set(culprits[:1])), 0)
         batch = batches[part]
+        shown = [i for meta in batch.metas for i in (meta.image_id, *meta.others)]
         content = {
             "step": step,
             "images": batch.images,
@@ -106,7 +109,7 @@ class BadBatches:
             "losses": losses,
             "image_ids": ids[part],
             "culprits": list(culprits),
-            "files": {i: [str(name) for name in self.files_of(i)] for i in ids[part]},
+            "files": {i: [str(name) for name in self.files_of(i)] for i in shown},
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,16 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _mosaic_is_not_always_closed(self):
+        closed, epochs = self.data.augment.close_mosaic, self.train.epochs
+        if closed >= epochs:
+            raise ValueError(
+                f"data.augment.close_mosaic {closed} leaves no epoch of train.epochs {epochs} for "
+                "mosaic, mixup and copy_paste. Set a smaller close_mosaic, or those to 0"
+            )
+        return self
+
     def to_dict(self) -> dict:
         """Plain values, as they go to YAML and checkpoints."""
         return self.model_dump(mode="json")

@@ -50,6 +50,9 @@ class Resize(Section):
         return self.short if isinstance(self.short, tuple) else (self.short, self.short)
 
 
+Factor = Annotated[Float, Field(gt=0, le=10)]
+
+
 class Augment(Section):
     """Random changes in training; each has a random stream of its own."""
 
@@ -59,6 +62,33 @@ class Augment(Section):
     """Probability of an upside-down image."""
     color: Probability = 0.0
     """Probability of changed brightness, contrast, saturation and hue."""
+    mosaic: Probability = 0.0
+    """Probability of four images around a random centre."""
+    mixup: Probability = 0.0
+    """Probability of another image blended in, with its objects."""
+    copy_paste: Probability = 0.0
+    """Probability of objects of another image laid over it; COCO files with masks only."""
+    scale_jitter: tuple[Factor, Factor] | None = None
+    """Smallest and largest factor of the size; the image is then cut or padded to its usual one."""
+    crop: Probability = 0.0
+    """Probability of a random part of the image that holds all its boxes."""
+    close_mosaic: Int = Field(default=0, ge=0)
+    """Epochs at the end without mosaic, mixup and copy_paste."""
+
+    @model_validator(mode="after")
+    def _augmentations_agree(self):
+        factors, closed = self.scale_jitter, self.close_mosaic
+        if factors is not None and (factors[0] > factors[1] or factors == (1, 1)):
+            raise ValueError(
+                f"scale_jitter is {list(factors)}, expected two factors, smaller first, that are "
+                "not both 1, such as [0.5, 1.5]"
+            )
+        if closed and not self.mosaic + self.mixup + self.copy_paste:
+            raise ValueError(
+                f"close_mosaic is {closed}, but mosaic, mixup and copy_paste are all 0: there is "
+                "nothing to close. Leave close_mosaic out, or set one of them"
+            )
+        return self
 
 
 Policy = create_model(
@@ -110,6 +140,9 @@ class Data(Section):
     """Order of the network's input channels; bgr for weights of Caffe's tradition."""
     workers: Int = Field(default=2, ge=0, le=1024)
     """Loading processes of each training process."""
+    repeat_factor: Annotated[Float, Field(gt=0, le=1)] | None = None
+    """Images with a class that fewer than this share of the images have come more often; null: all
+    come once an epoch (LVIS uses 0.001)."""
     group_by_aspect: bool = True
     """Keep wide and tall images apart, so that less is padded."""
 
@@ -118,6 +151,12 @@ class Data(Section):
         splits = [split for split in ("train", "val", "test") if getattr(self, split) is not None]
         if self.format != "coco" and splits:
             raise ValueError(f"format {self.format} takes path alone, but {splits[0]} is set too")
+        if self.format != "coco" and self.augment.copy_paste:
+            raise ValueError(
+                f"augment.copy_paste is {self.augment.copy_paste:g}, but format {self.format} has "
+                "no masks to cut objects out by. Set copy_paste: 0, or use COCO files with "
+                "segmentations"
+            )
         if self.val_fraction is not None and self.val is not None:
             raise ValueError("val and val_fraction are both set: leave one of them out")
         if self.overfit is not None and (self.val_fraction or self.val):

@@ -1,0 +1,82 @@
+"""What changes training images at random, and how often they come, from a config."""
+
+import numpy as np
+
+from gfl.data.augment import Augment
+from gfl.data.repeat_factor import epoch_length, repeat_factors
+from gfl.errors import UserError
+from gfl.schema import Config
+
+# Keys of `data.augment` that `Transform` takes care of, and those of `Augment`.
+SIMPLE = ("flip_horizontal", "flip_vertical", "color")
+OTHERS = ("mosaic", "mixup", "copy_paste", "scale_jitter", "crop")
+
+
+def build_augment(config: Config, dataset) -> Augment | None:
+    """What gives the samples of a training; None where all of OTHERS are off.
+
+    Raises:
+        UserError: `copy_paste` is on and the data has no masks.
+    """
+    augment = config.data.augment
+    if augment.copy_paste and not getattr(dataset, "num_masks", 0):
+        raise UserError(
+            f"data.augment.copy_paste is {augment.copy_paste:g}, but no annotation of the training "
+            "data has a segmentation that fits its box (polygons or run lengths): there is nothing "
+            "to cut objects out by. Set data.augment.copy_paste=0, or add masks."
+        )
+    values = {name: getattr(augment, name) for name in OTHERS}
+    if not any(values.values()):
+        return None
+    strong_epochs = config.train.epochs - augment.close_mosaic
+    size = config.data.train_size
+    return Augment(size.long, **values, strong_epochs=strong_epochs, seed=config.train.seed)
+
+
+def build_factors(config: Config, dataset) -> np.ndarray | None:
+    """(n,) how often each training image comes in an epoch; None for once.
+
+    Raises:
+        UserError: `data.repeat_factor` is set and the data set does not tell its objects.
+    """
+    threshold = config.data.repeat_factor
+    if threshold is None:
+        return None
+    if not hasattr(dataset, "objects"):
+        raise UserError(
+            f"data.repeat_factor is {threshold:g}, but the training data set has no method "
+            "objects() that tells the classes of its images. Add it (see gfl.data.dataset), or "
+            "leave data.repeat_factor out."
+        )
+    _, labels, image_index = dataset.objects()
+    return repeat_factors(labels, image_index, len(dataset), threshold)
+
+
+def repeat_line(config: Config, dataset) -> str:
+    """What `data.repeat_factor` does to a data set, for people."""
+    factors = build_factors(config, dataset)
+    return (
+        f"data.repeat_factor {config.data.repeat_factor:g}: {int((factors > 1).sum())} of "
+        f"{len(factors)} images come more often, up to {factors.max():.2f} times; "
+        f"{epoch_length(factors)} an epoch"
+    )
+
+
+def augment_line(config: Config, dataset) -> str:
+    """Which random changes are on, for people."""
+    augment = config.data.augment
+    parts = []
+    for name in SIMPLE + OTHERS:
+        value = getattr(augment, name)
+        if name == "scale_jitter" and value:
+            parts.append(f"{name} {value[0]:g} to {value[1]:g}")
+        elif value:
+            parts.append(f"{name} {value:g}")
+    line = "augmentation: " + (", ".join(parts) or "none")
+    if augment.close_mosaic:
+        last = config.train.epochs - augment.close_mosaic
+        line += f"; no mosaic, mixup and copy_paste after epoch {last} of {config.train.epochs}"
+    if augment.copy_paste:
+        objects = getattr(dataset, "report", {}).get("objects", "the")
+        line += f"; {dataset.num_masks} of {objects} objects have a mask"
+    return line
