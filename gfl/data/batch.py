@@ -25,18 +25,23 @@ def collate(items: list[tuple[Sample, ImageMeta]]) -> Batch:
     samples, metas = zip(*items, strict=True)
     own_sizes = [padded_size(meta.input_size) for meta in metas]
     height, width = (max(sides) for sides in zip(*own_sizes, strict=True))
-    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
-    for planes, sample in zip(images.numpy(), samples, strict=True):
-        image = np.ascontiguousarray(sample.image, np.uint8)
+    images = np.empty((len(samples), 3, height, width), np.uint8)
+    wide = np.zeros((height, width, 3), np.uint8)  # whole rows are split in half the time
+    for planes, sample in zip(images, samples, strict=True):
+        image = np.asarray(sample.image)
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image {sample.image_id} is {image.shape}, expected (H, W, 3)")
-        # Into the batch itself; several times as fast as a permuted copy.
-        cv2.split(image, [plane[: image.shape[0], : image.shape[1]] for plane in planes])
+        rows, columns = image.shape[:2]
+        wide[:rows, :columns], wide[:rows, columns:] = image, 0
+        cv2.split(wide[:rows], list(planes[:, :rows]))
+        planes[:, rows:] = 0
     boxes, present = _pad([sample.boxes for sample in samples], (4,), torch.float32)
     labels, _ = _pad([sample.labels for sample in samples], (), torch.int64)
     ignore_boxes, ignored = _pad([sample.ignore_boxes for sample in samples], (4,), torch.float32)
     targets = Targets(boxes, labels, present, torch.tensor(own_sizes), ignore_boxes, ignored)
-    return Batch(images, torch.tensor([meta.input_size for meta in metas]), targets, metas)
+    return Batch(
+        torch.from_numpy(images), torch.tensor([meta.input_size for meta in metas]), targets, metas
+    )
 
 
 def _pad(

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gfl.data.batch import collate
 from gfl.data.dataset import Sample
+from gfl.data.freed_memory import keep_freed_memory
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.errors import UserError
@@ -102,6 +103,7 @@ def _prepare_worker(_worker: int) -> None:
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
