@@ -211,6 +211,7 @@ def build_train_loader(config: Config, dataset):
         augment.flip_vertical,
         augment.color,
         train.seed,
+        data.resize_on_device,
     )
     return BatchLoader(TransformedDataset(dataset, transform), sampler, data.workers)
 

@@ -1,7 +1,7 @@
 """What is done to a sample before it enters a batch: resize, and in training flips and colour."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,6 +13,18 @@ from gfl.structures import ImageMeta
 
 # The axis that each flip turns round: 0 for x, 1 for y.
 FLIPS = {"mirrored": 0, "upside_down": 1}
+
+
+@dataclass(frozen=True)
+class NativeSample(Sample):
+    """A sample whose boxes are in the frame of the network input, and its picture not yet.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB of any size, not flipped.
+        flips: whether the picture is to be mirrored, and whether turned upside down.
+    """
+
+    flips: tuple[bool, bool] = (False, False)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
@@ -37,6 +49,8 @@ class Transform:
         long: bound of the long side, pixels; the short side comes with the sample's key.
         flip_horizontal, flip_vertical, color: probabilities.
         seed: of the run.
+        on_device: leave resizing and flips of the picture (not of the boxes) to the device; colours
+            are then changed before it is resized.
     """
 
     def __init__(
@@ -46,8 +60,10 @@ class Transform:
         flip_vertical: float = 0.0,
         color: float = 0.0,
         seed: int = 0,
+        on_device: bool = False,
     ):
         self.long = long
+        self.on_device = on_device
         self.seed = seed
         chances = {"mirrored": flip_horizontal, "upside_down": flip_vertical, "color": color}
         self.chances = {name: chance for name, chance in chances.items() if chance > 0}
@@ -58,20 +74,25 @@ class Transform:
             self._color = A.ColorJitter(*jitter, p=color)
 
     def __call__(self, sample: Sample, key: SampleKey) -> tuple[Sample, ImageMeta]:
-        """Give the sample in the frame of the network input, and where it came from."""
-        original = sample.image.shape[:2]
-        height, width = resized_size(original, key.short, self.long)
-        image = sample.image
-        if (height, width) != original:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        scale = (width / original[1], height / original[0])
+        """Give the sample in the frame of the network input, and where it came from.
+
+        Raises:
+            ValueError: a box that may be flipped lies outside of its image.
+        """
+        original = sample.full_size or sample.image.shape[:2]
+        size = resized_size(original, key.short, self.long)
+        scale = (size[1] / original[1], size[0] / original[0])
         factors = np.array(scale * 2, np.float32)
         boxes, ignore_boxes = sample.boxes * factors, sample.ignore_boxes * factors
-        meta = ImageMeta(sample.image_id, original, (height, width), scale)
+        meta = ImageMeta(sample.image_id, original, size, scale)
+        image = sample.image
+        if not self.on_device and size != image.shape[:2]:
+            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
         sample = Sample(image, boxes, sample.labels, ignore_boxes, sample.image_id)
-        return (self._change(sample, key) if self.chances else sample), meta
+        return self._changed(sample, key, size), meta
 
-    def _change(self, sample: Sample, key: SampleKey) -> Sample:
+    def _changed(self, sample: Sample, key: SampleKey, size: tuple[int, int]) -> Sample:
+        """The sample, of input size `size` (h, w), with colours and flips."""
         image, flips = sample.image, {}
         for number, (name, chance) in enumerate(self.chances.items()):
             stream = np.random.default_rng((self.seed, key.epoch, key.index, number))
@@ -80,14 +101,16 @@ class Transform:
                 self._color.set_random_state(stream, coin)
                 image = self._color(image=image)["image"]
                 continue
-            flips[FLIPS[name]] = falls = chance >= 1 or coin.random() < chance
-            if falls:
-                image = cv2.flip(image, 1 - FLIPS[name])
-        sample = replace(sample, image=image)
-        return _with_flipped_boxes(sample, image.shape[:2], flips) if flips else sample
-
-
-def _with_flipped_boxes(sample: Sample, size: tuple[int, int], flips: dict[int, bool]) -> Sample:
-    boxes, kept = flip_boxes(sample.boxes, size, flips)
-    ignore_boxes, _ = flip_boxes(sample.ignore_boxes, size, flips)
-    return replace(sample, boxes=boxes, labels=sample.labels[kept], ignore_boxes=ignore_boxes)
+            axis = FLIPS[name]
+            flips[axis] = chance >= 1 or coin.random() < chance
+            if flips[axis] and not self.on_device:
+                image = cv2.flip(image, 1 - axis)
+        boxes, ignore_boxes, labels = sample.boxes, sample.ignore_boxes, sample.labels
+        if flips:
+            boxes, kept = flip_boxes(boxes, size, flips)
+            ignore_boxes, _ = flip_boxes(ignore_boxes, size, flips)
+            labels = labels[kept]
+        values = (image, boxes, labels, ignore_boxes, sample.image_id)
+        if self.on_device:
+            return NativeSample(*values, flips=(flips.get(0, False), flips.get(1, False)))
+        return Sample(*values)
