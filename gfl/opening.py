@@ -86,9 +86,13 @@ def _where(device: torch.device) -> str:
 def memory_lines(config: Config, loader) -> list[str]:
     """A warning where the loading processes would not have room in shared memory."""
     size, train = config.data.train_size, config.train
+    largest = padded_size((size.short_range[1], size.long))
+    if config.data.resize_on_device:
+        height, width = loader.dataset.dataset.sizes.max(0).tolist()
+        largest = (height, width)
     text = shortage(
         train.batch_size // world_size() // train.accumulate,
-        padded_size((size.short_range[1], size.long)),
+        largest,
         loader.num_workers,
         loader.prefetch_factor,
         int(os.environ.get("LOCAL_WORLD_SIZE", "1")),

@@ -107,6 +107,11 @@ class Batch(OnDevice):
         check_shape("input_sizes", self.input_sizes, num_images, 2)
         check_shape("targets.boxes", self.targets.boxes, num_images, None, 4)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(h, w) of `images`."""
+        return self.images.shape[-2], self.images.shape[-1]
+
 
 @dataclass(frozen=True)
 class Grid(OnDevice):

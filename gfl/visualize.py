@@ -34,7 +34,7 @@ def save_first_batches(loader: BatchLoader, class_names: Sequence[str], folder: 
     """Write pictures of the first augmented batches, made as the loader's workers make them."""
     folder.mkdir(exist_ok=True)
     for number, keys in zip(range(NUM_BATCHES), loader.batch_sampler, strict=False):
-        batch = loader.load(keys[:MAX_IMAGES])
+        batch = loader.load(keys[:MAX_IMAGES]).to("cpu")
         save_picture(folder / f"batch_{number}.jpg", draw_batch(batch, class_names))
 
 

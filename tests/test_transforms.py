@@ -1,5 +1,9 @@
 """Resizing, flips, colour: sizes, boxes, and randomness that depends on seed, epoch and index."""
 
+import random
+
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 from conftest import assert_close
@@ -241,6 +245,60 @@ def test_order_of_calls_and_global_random_state_do_not_matter():
     backward = [changed(0, *key, transform) for key in reversed(keys)][::-1]
     assert backward == forward
     assert len(set(forward)) == len(keys)
+
+
+def by_albumentations(
+    long: int, chances: tuple, seed: int, sample: Sample, key: SampleKey
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Image, boxes, labels, ignore boxes: resized and changed by albumentations alone."""
+    height, width = resized_size(sample.image.shape[:2], key.short, long)
+    image = A.Resize(height, width, interpolation=cv2.INTER_LINEAR)(image=sample.image)["image"]
+    scale = (width / sample.image.shape[1], height / sample.image.shape[0])
+    both = np.concatenate((sample.boxes, sample.ignore_boxes)) * np.array(scale * 2, np.float32)
+    horizontal, vertical, color = chances
+    jitter = A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=color)
+    changes = [A.HorizontalFlip(p=horizontal), A.VerticalFlip(p=vertical), jitter]
+    changes = [change for change in changes if change.p > 0]
+    boxes = A.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
+    compose = A.Compose(changes, boxes if horizontal or vertical else None)
+    for number, change in enumerate(compose.transforms):
+        stream = np.random.default_rng((seed, key.epoch, key.index, number))
+        change.set_random_state(stream, random.Random(int(stream.integers(2**63))))
+    changed = compose(image=image, bboxes=both, rows=np.arange(len(both)))
+    rows = np.asarray(changed["rows"], np.int64)
+    both = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
+    objects = rows < len(sample.boxes)
+    return changed["image"], both[objects], sample.labels[rows[objects]], both[~objects]
+
+
+CHANCES = [(0.5, 0, 0), (0, 0.5, 0), (0.5, 0.5, 0), (0.5, 0.5, 0.5), (1, 1, 1), (0, 0, 0.5)]
+
+
+@pytest.mark.parametrize("chances", CHANCES)
+def test_every_bit_is_that_of_albumentations(chances):
+    rng = np.random.default_rng(0)
+    for turn in range(40):
+        height, width = rng.integers(2, 60, 2).tolist()
+        count, first = int(rng.integers(0, 6)), int(rng.integers(0, 4))
+        corners = np.sort(rng.uniform(-0.1, 1.1, (count, 2, 2)).clip(0, 1), axis=1) ** (
+            1 + turn % 3
+        )
+        boxes = (corners.reshape(-1, 4) * ([width, height] * 2)).astype(np.float32)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2] + 1e-3).all(1)]
+        sample = make_sample(noise(height, width, turn), boxes[first:], ignore=boxes[:first])
+        key = SampleKey(turn, turn % 7, int(rng.integers(8, 60)))
+        got, _ = Transform(80, *chances, seed=turn % 3)(sample, key)
+        want = by_albumentations(80, chances, turn % 3, sample, key)
+        for a, b in zip((got.image, got.boxes, got.labels, got.ignore_boxes), want, strict=True):
+            assert a.dtype == b.dtype
+            assert a.shape == b.shape
+            assert (a == b).all()
+
+
+def test_box_outside_of_its_image_is_not_flipped_away():
+    sample = make_sample(noise(8, 10), [[12, 1, 14, 3]], image_id=5)
+    with pytest.raises(ValueError, match="do not all lie in their image"):
+        Transform(10, flip_horizontal=0.5)(sample, SampleKey(0, 0, 8))
 
 
 class Noise:

@@ -16,6 +16,7 @@ from gfl.benchmark.setting import Setting
 from gfl.benchmark.timing import interleaved
 from gfl.config import parse_config
 from gfl.data.dataset import CocoDataset
+from gfl.data.freed_memory import keep_freed_memory
 from gfl.data.image_facts import inspect_images
 from gfl.data.transforms import resized_size
 from gfl.errors import UserError
@@ -106,7 +107,8 @@ def _beside_decoding(
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """As in a loader's worker: torch and OpenCV compute on one thread."""
+    """As in a loader's worker: one thread for torch and OpenCV; freed memory is kept (for good)."""
+    keep_freed_memory()
     threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -18,14 +18,13 @@ GOAL = 3.0
 ROOT = Path(__file__).resolve().parents[2]
 THIRD_PARTY = (
     "numpy, cv2, PIL.Image, yaml, pydantic, torch, torchvision, torch.utils.data, "
-    "torch.utils.tensorboard, torch.nn.parallel, albumentations, pycocotools.coco, "
+    "torch.utils.tensorboard, torch.nn.parallel, pycocotools.coco, "
     "pycocotools.cocoeval, tqdm"
 )
 _HELP = "from gfl.cli.main import main; raise SystemExit(main(['train', '-h']))"
-_IMPORTS = f"import os; os.environ['NO_ALBUMENTATIONS_UPDATE'] = '1'; import {THIRD_PARTY}"
+_IMPORTS = f"import {THIRD_PARTY}"
 _FIRST_STEP = f"""
-import os, time
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+import time
 started = time.perf_counter()
 import {THIRD_PARTY}
 if __name__ == "__main__":

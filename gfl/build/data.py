@@ -218,6 +218,7 @@ def build_train_loader(config: Config, dataset):
         augment.flip_vertical,
         augment.color,
         train.seed,
+        data.resize_on_device,
     )
     samples = TransformedDataset(dataset, transform, build_augment(config, dataset))
     return BatchLoader(samples, sampler, data.workers)

@@ -32,6 +32,7 @@ class Sample:
         labels: (n,) int64 in [0, C).
         ignore_boxes: (m, 4) float32, crowd regions.
         image_id: the data set's own id.
+        full_size: (h, w) that the boxes belong to, where `image` was decoded smaller than that.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Sample:
     labels: np.ndarray
     ignore_boxes: np.ndarray
     image_id: int
+    full_size: tuple[int, int] | None = None
 
 
 class DetectionDataset:

@@ -14,6 +14,8 @@ JPEG_FORMATS = ("JPEG", "MPO")
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
 # Scan data that decodes to something visible; no byte of it can be a marker.
 _FILLER = bytes(range(17, 145))
+# Since OpenCV 4.10 the decoders write RGB themselves.
+_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 # EXIF orientation to what `np.rot90` and a mirror do: (quarter turns to the left, mirrored first).
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False)} | {
     7: (3, True),
@@ -88,12 +90,14 @@ def _decode(content: bytes, name: str) -> np.ndarray | None:
 
 def _opencv(content: bytes) -> np.ndarray | None:
     """RGB as stored, or None."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = (cv2.IMREAD_COLOR if _RGB is None else _RGB) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error:
         return None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if image is None or _RGB is not None:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -9,10 +9,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gfl.data.augment import Augment
-from gfl.data.batch import collate
+from gfl.data.batch import collate, collate_native
 from gfl.data.dataset import Sample
+from gfl.data.freed_memory import keep_freed_memory
+from gfl.data.native_batch import NativeBatch
 from gfl.data.sampler import SampleKey
-from gfl.data.transforms import Transform
+from gfl.data.transforms import NativeSample, Transform
 from gfl.errors import UserError
 from gfl.structures import Batch, ImageMeta
 
@@ -52,6 +54,8 @@ class TransformedDataset(Dataset):
 class BatchLoader(DataLoader):
     """Loads batches in `workers` processes that stay alive between epochs, one thread each.
 
+    Each is ready for use after its `to(device)`.
+
     Args:
         dataset: the samples.
         sampler: lists of keys; kept as `batch_sampler`.
@@ -77,7 +81,7 @@ class BatchLoader(DataLoader):
             generator=torch.Generator(),
         )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | NativeBatch]:
         return map(_raise_error, super().__iter__())
 
     def close(self) -> None:
@@ -86,17 +90,19 @@ class BatchLoader(DataLoader):
             self._iterator._shutdown_workers()
             self._iterator = None
 
-    def load(self, keys: list[SampleKey]) -> Batch:
+    def load(self, keys: list[SampleKey]) -> Batch | NativeBatch:
         """One batch, made in this process as the workers make theirs."""
         return _raise_error(self.collate_fn([self.dataset[key] for key in keys]))
 
 
-def _collate_or_error(items: list) -> Batch | UserError:
+def _collate_or_error(items: list) -> Batch | NativeBatch | UserError:
     errors = [item for item in items if isinstance(item, UserError)]
-    return errors[0] if errors else collate(items)
+    if errors:
+        return errors[0]
+    return (collate_native if isinstance(items[0][0], NativeSample) else collate)(items)
 
 
-def _raise_error(batch: Batch | UserError) -> Batch:
+def _raise_error(batch: Batch | NativeBatch | UserError) -> Batch | NativeBatch:
     if isinstance(batch, UserError):
         raise batch
     return batch
@@ -110,6 +116,7 @@ def _prepare_worker(_worker: int) -> None:
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -1,15 +1,30 @@
 """What is done to a sample before it enters a batch: resize, and in training flips and colour."""
 
-import functools
 import random
+from dataclasses import dataclass
 
-import albumentations as A
 import cv2
 import numpy as np
 
 from gfl.data.dataset import Sample
+from gfl.data.flip import flip_boxes
 from gfl.data.sampler import SampleKey
 from gfl.structures import ImageMeta
+
+# The axis that each flip turns round: 0 for x, 1 for y.
+FLIPS = {"mirrored": 0, "upside_down": 1}
+
+
+@dataclass(frozen=True)
+class NativeSample(Sample):
+    """A sample whose boxes are in the frame of the network input, and its picture not yet.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB of any size, not flipped.
+        flips: whether the picture is to be mirrored, and whether turned upside down.
+    """
+
+    flips: tuple[bool, bool] = (False, False)
 
 
 def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int]:
@@ -24,22 +39,18 @@ def resized_size(size: tuple[int, int], short: int, long: int) -> tuple[int, int
     return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
 
 
-@functools.lru_cache(maxsize=1024)
-def _resize(height: int, width: int) -> A.Resize:
-    return A.Resize(height, width, interpolation=cv2.INTER_LINEAR)
-
-
 class Transform:
     """Resizes a sample and, if asked, changes it at random.
 
-    The randomness is a function of (seed, epoch, index) alone and each albumentations transform
-    has a stream of its own: `A.Compose(seed=...)` would hand all of them the same one, so that
-    two flips would always fall together.
+    The randomness is a function of (seed, epoch, index) alone, and each change has a stream of its
+    own: with one for all, two flips would always fall together.
 
     Args:
         long: bound of the long side, pixels; the short side comes with the sample's key.
         flip_horizontal, flip_vertical, color: probabilities.
         seed: of the run.
+        on_device: leave resizing and flips of the picture (not of the boxes) to the device; colours
+            are then changed before it is resized.
     """
 
     def __init__(
@@ -49,44 +60,57 @@ class Transform:
         flip_vertical: float = 0.0,
         color: float = 0.0,
         seed: int = 0,
+        on_device: bool = False,
     ):
         self.long = long
+        self.on_device = on_device
         self.seed = seed
-        changes = [
-            A.HorizontalFlip(p=flip_horizontal),
-            A.VerticalFlip(p=flip_vertical),
-            A.ColorJitter((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05), p=color),
-        ]
-        changes = [change for change in changes if change.p > 0]
-        moves_boxes = flip_horizontal > 0 or flip_vertical > 0
-        boxes = A.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
-        self.changes = A.Compose(changes, boxes if moves_boxes else None) if changes else None
+        chances = {"mirrored": flip_horizontal, "upside_down": flip_vertical, "color": color}
+        self.chances = {name: chance for name, chance in chances.items() if chance > 0}
+        if color > 0:
+            import albumentations as A  # takes a second: only where it is used
+
+            jitter = ((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05))
+            self._color = A.ColorJitter(*jitter, p=color)
 
     def __call__(self, sample: Sample, key: SampleKey) -> tuple[Sample, ImageMeta]:
-        """Give the sample in the frame of the network input, and where it came from."""
-        original = sample.image.shape[:2]
-        height, width = resized_size(original, key.short, self.long)
-        image = _resize(height, width)(image=sample.image)["image"]
-        scale = (width / original[1], height / original[0])
+        """Give the sample in the frame of the network input, and where it came from.
+
+        Raises:
+            ValueError: a box that may be flipped lies outside of its image.
+        """
+        original = sample.full_size or sample.image.shape[:2]
+        size = resized_size(original, key.short, self.long)
+        scale = (size[1] / original[1], size[0] / original[0])
         factors = np.array(scale * 2, np.float32)
         boxes, ignore_boxes = sample.boxes * factors, sample.ignore_boxes * factors
-        meta = ImageMeta(sample.image_id, original, (height, width), scale)
+        meta = ImageMeta(sample.image_id, original, size, scale)
+        image = sample.image
+        if not self.on_device and size != image.shape[:2]:
+            image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
         sample = Sample(image, boxes, sample.labels, ignore_boxes, sample.image_id)
-        return (sample if self.changes is None else self._change(sample, key)), meta
+        return self._changed(sample, key, size), meta
 
-    def _change(self, sample: Sample, key: SampleKey) -> Sample:
-        for number, change in enumerate(self.changes.transforms):
+    def _changed(self, sample: Sample, key: SampleKey, size: tuple[int, int]) -> Sample:
+        """The sample, of input size `size` (h, w), with colours and flips."""
+        image, flips = sample.image, {}
+        for number, (name, chance) in enumerate(self.chances.items()):
             stream = key.random_stream(self.seed, number)
-            change.set_random_state(stream, random.Random(int(stream.integers(2**63))))
-        both = np.concatenate((sample.boxes, sample.ignore_boxes))
-        changed = self.changes(image=sample.image, bboxes=both, rows=np.arange(len(both)))
-        rows = np.asarray(changed["rows"], np.int64)
-        both = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
-        is_object = rows < len(sample.boxes)
-        return Sample(
-            changed["image"],
-            both[is_object],
-            sample.labels[rows[is_object]],
-            both[~is_object],
-            sample.image_id,
-        )
+            coin = random.Random(int(stream.integers(2**63)))
+            if name == "color":
+                self._color.set_random_state(stream, coin)
+                image = self._color(image=image)["image"]
+                continue
+            axis = FLIPS[name]
+            flips[axis] = chance >= 1 or coin.random() < chance
+            if flips[axis] and not self.on_device:
+                image = cv2.flip(image, 1 - axis)
+        boxes, ignore_boxes, labels = sample.boxes, sample.ignore_boxes, sample.labels
+        if flips:
+            boxes, kept = flip_boxes(boxes, size, flips)
+            ignore_boxes, _ = flip_boxes(ignore_boxes, size, flips)
+            labels = labels[kept]
+        values = (image, boxes, labels, ignore_boxes, sample.image_id)
+        if self.on_device:
+            return NativeSample(*values, flips=(flips.get(0, False), flips.get(1, False)))
+        return Sample(*values)

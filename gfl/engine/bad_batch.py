@@ -65,7 +65,7 @@ class BadBatches:
         self.model.eval()
         device = self.normalize.mean.device
         found = []
-        for batch in batches:
+        for batch in (batch.to("cpu") for batch in batches):
             for row in range(len(batch.metas)):
                 one = _row(batch, row).to(device)
                 images = self.normalize(one.images, one.input_sizes)
@@ -98,7 +98,7 @@ class BadBatches:
             return f"not kept, {self.folder} holds {LIMIT} already"
         ids = [[meta.image_id for meta in batch.metas] for batch in batches]
         part = next((i for i, own in enumerate(ids) if set(own) & set(culprits[:1])), 0)
-        batch = batches[part]
+        batch = batches[part].to("cpu")
         shown = [i for meta in batch.metas for i in (meta.image_id, *meta.others)]
         content = {
             "step": step,

@@ -43,7 +43,7 @@ def explained(batches: Sequence[Batch], advice: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        sizes = [f"{len(batch.metas)} x {tuple(batch.images.shape[-2:])}" for batch in batches]
+        sizes = [f"{len(batch.metas)} x {batch.padded_size}" for batch in batches]
         boxes = [int(batch.targets.present.sum(1).max()) for batch in batches]
         ids = [meta.image_id for batch in batches for meta in batch.metas]
         first = str(error).splitlines()[0] if str(error) else "no memory left"

@@ -131,6 +131,8 @@ class Data(Section):
     """Folder that remembers which image files were found good; null takes the user's cache."""
     train_size: Resize = Resize()
     test_size: Resize = Resize()
+    resize_on_device: bool = False
+    """Let the GPU resize training pictures, to the same pixels, not the loading processes."""
     augment: Augment = Augment()
     mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
     """Subtracted from the channels in 0..255, in `color_order`."""

@@ -1,0 +1,146 @@
+"""Resizing on the device: the pixels of OpenCV, the batch and the losses of the plain way."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from builders import tiny_values, write_coco
+
+from gfl import build
+from gfl.config import parse_config
+from gfl.data.batch import collate, collate_native
+from gfl.data.dataset import Sample
+from gfl.data.linear_resize import linear_resize, taps
+from gfl.data.native_batch import NativeBatch
+from gfl.data.sampler import SampleKey
+from gfl.data.transforms import Transform
+from gfl.engine.bad_batch import BadBatches
+from gfl.engine.train import train_step
+from gfl.visualize import save_first_batches
+
+
+def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """One picture of (H, W, 3), by `linear_resize`."""
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    tables = (*taps(picture.shape[1], width, False), *taps(picture.shape[0], height, True))
+    got = linear_resize(planes, *(torch.from_numpy(table)[None] for table in tables))
+    return got[0].permute(1, 2, 0).numpy()
+
+
+def sizes() -> list[tuple[int, int, int, int]]:
+    """Old and new height and width: up, down, halves and doubles, one pixel, one pixel wide."""
+    rng = np.random.default_rng(0)
+    found = [(480, 640, 800, 1067), (427, 640, 800, 1199), (640, 426, 320, 213), (80, 60, 40, 30)]
+    found += [
+        (1, 1, 1, 1),
+        (1, 1, 7, 9),
+        (1, 50, 3, 20),
+        (50, 1, 20, 3),
+        (9, 7, 1, 1),
+        (2, 2, 4, 4),
+    ]
+    found += [tuple(row) for row in rng.integers(1, 9, (150, 4)).tolist()]
+    found += [tuple(row) for row in rng.integers(1, 150, (150, 4)).tolist()]
+    found += [(h, w, 1, w + 5) for h, w in rng.integers(1, 90, (20, 2)).tolist()]
+    return found + [(h, 1, h + 3, 2) for h in range(1, 20)]
+
+
+def test_every_pixel_is_opencvs():
+    rng = np.random.default_rng(1)
+    for height, width, new_height, new_width in sizes():
+        picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        want = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        got = resized(picture, new_height, new_width)
+        assert (got == want).all(), (height, width, new_height, new_width)
+
+
+def test_brightest_and_darkest_pixels_stay_so():
+    for value in (0, 255):
+        assert (resized(np.full((7, 5, 3), value, np.uint8), 31, 17) == value).all()
+
+
+def items(on_device: bool, chances=(0.5, 0.5), shorts=(40, 57, 33)) -> list:
+    """Three pictures of different size with boxes, changed in the same way."""
+    rng = np.random.default_rng(2)
+    transform = Transform(90, *chances, seed=4, on_device=on_device)
+    found = []
+    for index, (size, short) in enumerate(zip([(48, 64), (70, 30), (20, 33)], shorts, strict=True)):
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        boxes = np.array([[1, 2, 20, 15], [5, 5, 9, 19]][: index + 1], np.float32)
+        sample = Sample(image, boxes, np.arange(len(boxes)), boxes[:1], index)
+        found.append(transform(sample, SampleKey(index, 1, short)))
+    return found
+
+
+def assert_same(got, want) -> None:
+    assert got.metas == want.metas
+    assert got.images.equal(want.images)
+    assert got.input_sizes.equal(want.input_sizes)
+    for name in ("boxes", "labels", "present", "valid_size", "ignore_boxes", "ignore_present"):
+        assert getattr(got.targets, name).equal(getattr(want.targets, name)), name
+
+
+@pytest.mark.parametrize("chances", [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5)])
+def test_batch_is_the_plain_one(chances):
+    native = collate_native(items(True, chances))
+    want = collate(items(False, chances))
+    assert not hasattr(native, "images")
+    assert native.pictures.shape == (3, 3, 70, 64)
+    assert native.padded_size == want.padded_size == tuple(want.images.shape[-2:])
+    assert_same(native.to("cpu"), want)
+    assert_same(native.to("cpu", non_blocking=True), want)
+
+
+def test_pictures_of_the_right_size():
+    native = collate_native(items(True, (0, 0), (48, 30, 20)))
+    assert_same(native.to("cpu"), collate(items(False, (0, 0), (48, 30, 20))))
+
+
+def loaders(folder, **data) -> list:
+    """A training loader with resizing on the device, and the plain one."""
+    values = tiny_values(write_coco(folder, {"train": 6, "val": 1}))
+    values["data"] |= {"train_size": {"short": [64, 96], "long": 128}, **data}
+    configs = []
+    for on_device in (True, False):
+        values["data"]["resize_on_device"] = on_device
+        configs.append(parse_config(values))
+    dataset = build.build_dataset(configs[0], "train")
+    return [(config, build.build_train_loader(config, dataset)) for config in configs]
+
+
+def test_losses_drawings_and_kept_batches_are_the_plain_ones(tmp_path):
+    outcomes, pictures, kept = [], [], []
+    for config, loader in loaders(tmp_path / "data"):
+        keys = next(iter(loader.batch_sampler))
+        batch = loader.load(keys)
+        assert isinstance(batch, NativeBatch) == config.data.resize_on_device
+        torch.manual_seed(0)
+        state = build.build_state(config, 2, 2, torch.device("cpu"), load_pretrained=False)
+        state.model.train()
+        criterion, normalize = build.build_criterion(config), build.build_normalize(config, "cpu")
+        folder = tmp_path / str(config.data.resize_on_device)
+        bad = BadBatches(folder, state.model, criterion, normalize)
+        assert bad.culprits([batch]) == []
+        bad.save(1, [batch], [], {})
+        kept.append(torch.load(folder / "step_1.pt", weights_only=True))
+        options = build.build_loop_options(config, 2)
+        losses, norm = train_step(state, state.model, [batch], criterion, normalize, options)
+        outcomes.append(
+            {name: float(loss) for name, loss in losses.items()} | {"norm": float(norm)}
+        )
+        save_first_batches(loader, ("square", "disc"), folder)
+        pictures.append((folder / "batch_0.jpg").read_bytes())
+    assert outcomes[0] == outcomes[1]
+    assert pictures[0] == pictures[1]
+    assert kept[0]["images"].equal(kept[1]["images"])
+
+
+def test_loading_processes_hand_over_native_pictures(tmp_path):
+    (_, native), (_, plain) = loaders(tmp_path / "data", workers=1)
+    try:
+        for got, want in zip(native, plain, strict=True):
+            assert isinstance(got, NativeBatch)
+            assert_same(got.to("cpu"), want.to("cpu"))
+    finally:
+        native.close()
+        plain.close()
