@@ -25,6 +25,7 @@ from gfl.distributed import (
 )
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.keeper import BEST, LAST, Keeper
+from gfl.engine.loading import LoaderWatch
 from gfl.engine.memory import lost_worker_explained
 from gfl.engine.precision import disagreement
 from gfl.engine.run_log import RunLog
@@ -128,6 +129,7 @@ class _Run:
         step = None if checkpoint is None else self.state.step
         folder = work_dir if is_main() else None
         self.log = RunLog(folder, step, self.state.evaluated_step)
+        self.log.loader_watch = LoaderWatch(config.data.workers)
         self.keeper = Keeper(
             work_dir, self.state, self._facts(), self.options.steps_per_epoch, self.log.say
         )

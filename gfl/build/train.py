@@ -8,6 +8,7 @@ from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.options import LoopOptions
 from gfl.errors import UserError
+from gfl.models.recompute import recompute_activations
 from gfl.models.trainable import rate_factors
 from gfl.schema import Config
 
@@ -62,7 +63,7 @@ def build_state(
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)
     averages = train.ema_decay is not None
-    return TrainState(
+    state = TrainState(
         model=model,
         optimizer=make_optimizer(
             model,
@@ -76,3 +77,6 @@ def build_state(
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
         ema=EMA(model, train.ema_decay, train.ema_warmup_steps) if averages else None,
     )
+    if train.checkpoint_activations:
+        recompute_activations(model.backbone)
+    return state
