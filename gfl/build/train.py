@@ -28,8 +28,10 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def build_loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
-    """What the training loop is told."""
+def build_loop_options(
+    config: Config, steps_per_epoch: int, pad_to: tuple[tuple[int, int], ...] = ()
+) -> LoopOptions:
+    """What the training loop is told; `pad_to` is `build_pad_to`'s."""
     train = config.train
     return LoopOptions(
         epochs=train.epochs,
@@ -41,6 +43,7 @@ def build_loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
         log_steps=train.log_steps,
         checkpoint_steps=train.checkpoint_steps,
         max_bad_steps=train.max_bad_steps,
+        pad_to=pad_to,
     )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from gfl.data.findings import KINDS
 from gfl.errors import UserError
@@ -48,6 +48,15 @@ class Resize(Section):
     @property
     def short_range(self) -> tuple[int, int]:
         return self.short if isinstance(self.short, tuple) else (self.short, self.short)
+
+
+def _multiple_of_32(size: tuple[int, int]) -> tuple[int, int]:
+    if any(side < 32 or side % 32 for side in size):
+        raise ValueError(f"pad_to has {list(size)}, expected multiples of 32")
+    return size
+
+
+PaddedSize = Annotated[tuple[Int, Int], AfterValidator(_multiple_of_32)]
 
 
 class Augment(Section):
@@ -101,6 +110,9 @@ class Data(Section):
     """Folder that remembers which image files were found good; null takes the user's cache."""
     train_size: Resize = Resize()
     test_size: Resize = Resize()
+    pad_to: Annotated[tuple[PaddedSize, ...], Field(min_length=1)] | None = None
+    """[[h, w], ...] that training batches are padded to, the smallest that holds each; null pads
+    to the largest image of the batch, or with train.compile to a few sizes found in the data."""
     augment: Augment = Augment()
     mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
     """Subtracted from the channels in 0..255, in `color_order`."""
