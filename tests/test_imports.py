@@ -161,6 +161,7 @@ FLOORS = {
     "engine/evaluate.py": 3,
     "engine/bad_batch.py": 3,
     "engine/compiled.py": 1,
+    "engine/compiled_inference.py": 2,
     "engine/monitor.py": 3,
     "engine/train.py": 3,
     "postprocess.py": 3,

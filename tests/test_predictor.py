@@ -13,6 +13,7 @@ from test_conversion import small_model, write
 import gfl
 from gfl.build import build_model, build_postprocess
 from gfl.config import merge_values, parse_config
+from gfl.engine import compiled
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.interop.agreement import Differences, Tolerance
 
@@ -160,6 +161,38 @@ def test_half_precision_stays_close(checkpoint, detector, files):
     [exact] = detector.predict(files[0])
     assert rough.boxes.dtype == torch.float32
     assert abs(rough.scores[0] - exact.scores[0]) < 0.05
+
+
+def test_compiled_for_fixed_sizes_finds_the_same(checkpoint, detector, files, monkeypatch):
+    """Captured, not made kernels of: those are the compiler's own business."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    torch._dynamo.reset()
+    fast = gfl.load(checkpoint, device="cpu", compile="fixed")
+    before = compiled._programs()
+    for images, batch_size in ((files[:3], 3), (files[:4], 4), (files[:1], 4)):
+        found, wanted = (d.predict(images, batch_size) for d in (fast, detector))
+        for one, other in zip(found, wanted, strict=True):
+            assert len(one) > 10
+            same(one, other, atol=1e-3)
+    # Two sizes, of one and two images (three and four are padded to four).
+    assert compiled._programs() - before <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [True, "fixed"])
+def test_compiled_kernels_find_the_same(checkpoint, detector, files, kind):
+    torch._dynamo.reset()
+    fast = gfl.load(checkpoint, device="cpu", compile=kind)
+    found, rules = Differences(), build_postprocess(detector.config)
+    for one, other in zip(fast.predict(files[:2]), detector.predict(files[:2]), strict=True):
+        found.add_detections(one, other, rules, Tolerance())
+    assert found.within(Tolerance()), found
+    assert found.same > 20 and found.near <= 0.01 * found.same
+
+
+def test_another_kind_of_compiling_is_named(checkpoint):
+    with pytest.raises(gfl.UserError, match="compile is 'fast', expected False, True or 'fixed'"):
+        gfl.load(checkpoint, device="cpu", compile="fast")
 
 
 def test_a_public_file_is_loaded_as_it_is(tmp_path, files):

@@ -32,14 +32,22 @@ class CompiledNetwork(nn.Module):
         return self.model.predictions(*self.compiled(images), images.device)
 
 
-def compiled(function: Callable) -> Callable:
-    """`function`, with a program for each shape of its arguments."""
+def compiled(function: Callable, mode: str | None = None) -> Callable:
+    """`function`, with a program for each shape of its arguments; `mode` is torch.compile's."""
     torch._dynamo.config.recompile_limit = MAX_PROGRAMS
-    return torch.compile(function, dynamic=False, backend=BACKEND)
+    return torch.compile(function, dynamic=False, backend=BACKEND, mode=mode)
 
 
-def require_compiler(device: torch.device) -> None:
+def require_compiler(
+    device: torch.device,
+    asked: str = "train.compile is true",
+    otherwise: str = "set train.compile=false",
+) -> None:
     """Compile a trivial function.
+
+    Args:
+        device: where it is to run.
+        asked, otherwise: who wants it, and how to do without; for the message.
 
     Raises:
         UserError: that does not work here, with the compiler's words.
@@ -53,9 +61,9 @@ def require_compiler(device: torch.device) -> None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             wanted = "Triton" if device.type == "cuda" else "a C++ compiler (apt install g++)"
             raise UserError(
-                f"train.compile is true, but torch.compile does not work here: "
+                f"{asked}, but torch.compile does not work here: "
                 f"{' '.join(lines[:2])[:300] or type(error).__name__}. It needs {wanted}; without, "
-                "set train.compile=false."
+                f"{otherwise}."
             ) from error
 
 
