@@ -14,8 +14,8 @@ import gfl
 from gfl.build import build_criterion, build_model
 from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
-from gfl.engine.compiled import Programs
 from gfl.engine.checkpoint import TrainState
+from gfl.engine.compiled import Programs
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.options import LoopOptions
 from gfl.engine.train import train_step

@@ -74,6 +74,12 @@ def test_a_backbone_without_stages_is_refused():
         recompute_activations(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
 
 
+def test_a_frozen_backbone_is_refused():
+    backbone = build_backbone(Backbone(name="resnet18", pretrained=False)).requires_grad_(False)
+    with pytest.raises(UserError, match="saves nothing, since the whole backbone is frozen"):
+        recompute_activations(backbone)
+
+
 def test_the_key_reaches_the_training_and_only_it(tmp_path):
     values = merge_values(tiny_values(tmp_path, ema_decay=0.9), {})
     values["train"]["checkpoint_activations"] = True

@@ -27,10 +27,15 @@ def recompute_activations(backbone: nn.Module) -> int:
         The number of parts.
 
     Raises:
-        UserError: it has no stages that could be told apart.
+        UserError: it has no stages that could be told apart, or nothing in it trains.
 
     Source: arXiv 1604.06174.
     """
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise UserError(
+            "train.checkpoint_activations saves nothing, since the whole backbone is frozen and "
+            "none of its activations are kept: set it to false."
+        )
     body = getattr(backbone, "body", None)
     if isinstance(body, fx.GraphModule):
         return _cut(body)
