@@ -5,8 +5,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
-from torch import fx, nn
-from torch.fx.passes.split_module import split_module
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gfl.errors import UserError
@@ -37,7 +36,7 @@ def recompute_activations(backbone: nn.Module) -> int:
             "none of its activations are kept: set it to false."
         )
     body = getattr(backbone, "body", None)
-    if isinstance(body, fx.GraphModule):
+    if hasattr(body, "graph"):  # one of torch.fx
         return _cut(body)
     blocks = _blocks(backbone)
     if not blocks:
@@ -61,11 +60,13 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _cut(body: fx.GraphModule) -> int:
+def _cut(body: nn.Module) -> int:
     """Run a graph in parts, each up to one of its outputs.
 
     The parts share the graph's layers and lie beside it, so that nobody's names change.
     """
+    from torch.fx.passes.split_module import split_module  # slow to import
+
     nodes = list(body.graph.nodes)
     outputs = set(nodes[-1].args[0])
     number, part_of = 0, {}
