@@ -163,7 +163,7 @@ def test_half_precision_stays_close(checkpoint, detector, files):
     assert abs(rough.scores[0] - exact.scores[0]) < 0.05
 
 
-def assert_agree(one: gfl.Detector, other: gfl.Detector, images, batch_size: int) -> None:
+def assert_agree(one, other, images, batch_size: int) -> None:
     """By the rule of exports: pairs of one class with an IoU above 0.99, or a close decision."""
     found, rules = Differences(), build_postprocess(other.config)
     pairs = zip(one.predict(images, batch_size), other.predict(images, batch_size), strict=True)
