@@ -22,6 +22,7 @@ from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.detections import DEFAULT_THRESHOLD, Detections
 from gfl.distributed import local_device
+from gfl.engine.compiled_inference import compiled_inference
 from gfl.errors import UserError
 from gfl.interop.exported import ExportedForm
 from gfl.interop.onnx_network import OnnxNetwork
@@ -35,7 +36,7 @@ def load(
     checkpoint: str | Path,
     device: str | None = None,
     half: bool = False,
-    compile: bool = False,
+    compile: bool | str = False,
     fuse: bool = True,
 ) -> "Detector":
     """Make a detector of a file.
@@ -46,7 +47,8 @@ def load(
         device: "cpu", "cuda" or "cuda:N"; default: a GPU where there is one.
         half: compute the network in half precision (fp16 on a GPU, bf16 on a CPU); boxes are
             decoded in float32 all the same.
-        compile: let torch.compile make kernels for it; pays for many images.
+        compile: True lets torch.compile make kernels for it; pays for many images. "fixed" makes
+            them for each size of images by itself, on CUDA as graphs (docs/speed.md).
         fuse: fold batch-norm into the convolutions before it; changes outputs by rounding only.
 
     Raises:
@@ -98,7 +100,7 @@ class Detector:
         category_ids: tuple[int, ...],
         device: str | None = None,
         half: bool = False,
-        compile: bool = False,
+        compile: bool | str = False,
         fuse: bool = True,
     ):
         self._describe(config, class_names, category_ids)
@@ -110,7 +112,7 @@ class Detector:
             model.neck, model.head = folded_blocks(model.neck), folded_blocks(model.head)
         self.model = model.to(self.device, memory_format=torch.channels_last)
         if compile:
-            self.model.tensors = torch.compile(self.model.tensors, dynamic=True)
+            self.model.tensors = compiled_inference(self.model.tensors, self.device, compile)
         self.normalize = build.build_normalize(config, self.device)
 
     def _describe(self, config, class_names: tuple[str, ...], category_ids: tuple[int, ...]):

@@ -24,7 +24,9 @@ from gfl.distributed import (
     world_size,
 )
 from gfl.engine.bad_batch import BadBatches
+from gfl.engine.compiled import Programs
 from gfl.engine.keeper import BEST, LAST, Keeper
+from gfl.engine.loading import LoaderWatch
 from gfl.engine.memory import lost_worker_explained
 from gfl.engine.precision import disagreement
 from gfl.engine.run_log import RunLog
@@ -104,7 +106,8 @@ class _Run:
         self.sampler = self.train_loader.batch_sampler
         self.criterion = build.build_criterion(config)
         self.normalize = build.build_normalize(config, device)
-        self.options = build.build_loop_options(config, self.sampler.steps_per_epoch)
+        pad_to = build.build_pad_to(config, self.train_data.sizes)
+        self.options = build.build_loop_options(config, self.sampler.steps_per_epoch, pad_to)
         self.total_steps = self.options.epochs * self.options.steps_per_epoch
         self.state = build.build_state(
             config,
@@ -119,15 +122,17 @@ class _Run:
             if self.state.ema:
                 self.state.ema.model.load_state_dict(self.state.model.state_dict())
         self.teacher = load_teacher(config, self.state.model, device)
-        self.network = self.state.model
+        self.programs = Programs(self.state.model, self.criterion, device, config.train.compile)
+        self.network = self.programs.network
         if world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.state.model, device_ids=ids)
+            self.network = DistributedDataParallel(self.network, device_ids=ids)
         if checkpoint is not None:
             restore(self.state, checkpoint, config, self.class_names, self.options.steps_per_epoch)
         step = None if checkpoint is None else self.state.step
         folder = work_dir if is_main() else None
         self.log = RunLog(folder, step, self.state.evaluated_step)
+        self.log.loader_watch = LoaderWatch(config.data.workers)
         self.keeper = Keeper(
             work_dir, self.state, self._facts(), self.options.steps_per_epoch, self.log.say
         )
@@ -158,7 +163,7 @@ class _Run:
                 self.state,
                 self.network,
                 self.train_loader,
-                self.criterion,
+                self.programs.criterion,
                 self.normalize,
                 self.options,
                 self.log,
@@ -167,6 +172,7 @@ class _Run:
                 self.stop.due,
                 self.teacher,
             )
+            self.programs.tell(self.log.say)
             self.keeper.save_last()
             self._leave_if(self.stop.due(self.state.step))
             metrics = self._evaluate() or metrics
@@ -235,6 +241,7 @@ class _Run:
         lines = [note] if note else []
         lines += opening_lines(self.config, self.device, self.train_data, self.val_data, self.state)
         lines += str(self.initialisation or "").splitlines()
+        lines += build.shape_lines(self.options.pad_to, self.config)
         lines += memory_lines(self.config, self.train_loader)
         if checkpoint is not None:
             changes = differences(checkpoint["config"], self.config.to_dict())

@@ -87,6 +87,13 @@ def test_norms_and_biases_escape_weight_decay_when_asked():
     assert plain["weight_decay"] == 0.0 and len(plain["params"]) == 3
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_optimiser_is_the_fused_one(name):
+    """One kernel for all parameters; the others would loop over them, and know no `found_inf`."""
+    optimizer = make_optimizer(nn.Linear(2, 1), name)
+    assert [group["fused"] for group in optimizer.param_groups] == [True]
+
+
 def test_frozen_parameters_are_not_optimised():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)

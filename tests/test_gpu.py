@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from gfl.build import build_criterion, build_model
 from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
 from gfl.engine.checkpoint import TrainState
+from gfl.engine.compiled import Programs
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.options import LoopOptions
 from gfl.engine.train import train_step
+from gfl.models.recompute import recompute_activations
 from gfl.structures import Batch, ImageMeta
 
 pytestmark = pytest.mark.gpu
@@ -89,6 +92,47 @@ def test_a_step_never_waits_for_the_device(precision, mode):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(loss) for loss in losses.values()) and torch.isfinite(norm)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("how", ["compiled", "padded", "recomputed", "compiled and recomputed"])
+def test_a_step_never_waits_however_it_is_computed(precision, how):
+    state, criterion, normalize, options = training(precision)
+    if "recomputed" in how:
+        recompute_activations(state.model.backbone)
+    if how != "recomputed":
+        options = replace(options, pad_to=((800, 1344),))
+    programs = Programs(state.model, criterion, torch.device("cuda"), "compiled" in how)
+    programs.network.train()
+    batch = cuda_batch(size=(768, 1344) if how == "padded" else (800, 1344))
+    step = (state, programs.network, [batch], programs.criterion, normalize, options)
+    for _ in range(3):
+        train_step(*step)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses, norm = train_step(*step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(loss) for loss in losses.values()) and torch.isfinite(norm)
+
+
+def test_a_compiled_detector_finds_the_same_on_a_gpu(tmp_path):
+    """Graphs of two sizes in turn, outputs of the first kept while the second is computed."""
+    folder = write_coco(tmp_path / "set", {"train": 8, "val": 6})
+    config = tiny_config(folder, epochs=1).model_copy(update={"device": "cuda"})
+    gfl.train(config, work_dir=tmp_path / "run")
+    files = sorted((folder / "images").iterdir())
+    plain, fast = (
+        gfl.load(tmp_path / "run" / "last.pt", device="cuda", compile=how)
+        for how in (False, "fixed")
+    )
+    for _ in range(3):
+        pairs = zip(plain.predict(files, 3), fast.predict(files, 3), strict=True)
+        for one, other in pairs:
+            assert len(one) == len(other)
+            torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-3)
+            torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=name_of)

@@ -13,6 +13,7 @@ from test_conversion import small_model, write
 import gfl
 from gfl.build import build_model, build_postprocess
 from gfl.config import merge_values, parse_config
+from gfl.engine import compiled
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.interop.agreement import Differences, Tolerance
 
@@ -160,6 +161,40 @@ def test_half_precision_stays_close(checkpoint, detector, files):
     [exact] = detector.predict(files[0])
     assert rough.boxes.dtype == torch.float32
     assert abs(rough.scores[0] - exact.scores[0]) < 0.05
+
+
+def assert_agree(one, other, images, batch_size: int) -> None:
+    """By the rule of exports: pairs of one class with an IoU above 0.99, or a close decision."""
+    found, rules = Differences(), build_postprocess(other.config)
+    pairs = zip(one.predict(images, batch_size), other.predict(images, batch_size), strict=True)
+    for pair in pairs:
+        found.add_detections(*pair, rules, Tolerance())
+    assert found.within(Tolerance()), found
+    assert found.same > 10 * len(images) and found.near <= 0.01 * found.same
+
+
+def test_compiled_for_fixed_sizes_finds_the_same(checkpoint, detector, files, monkeypatch):
+    """Captured, and run as it is: kernels are the compiler's own business."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    torch._dynamo.reset()
+    fast = gfl.load(checkpoint, device="cpu", compile="fixed")
+    before = compiled._programs()
+    wide = [file for file in files if Image.open(file).width == 128]
+    assert_agree(fast, detector, wide, 4)
+    assert_agree(fast, detector, wide[:3], 4)  # a black one is added
+    assert compiled._programs() - before == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [True, "fixed"])
+def test_compiled_kernels_find_the_same(checkpoint, detector, files, kind):
+    torch._dynamo.reset()
+    assert_agree(gfl.load(checkpoint, device="cpu", compile=kind), detector, files[:2], 2)
+
+
+def test_another_kind_of_compiling_is_named(checkpoint):
+    with pytest.raises(gfl.UserError, match="compile is 'fast', expected False, True or 'fixed'"):
+        gfl.load(checkpoint, device="cpu", compile="fast")
 
 
 def test_a_public_file_is_loaded_as_it_is(tmp_path, files):

@@ -68,6 +68,19 @@ def test_two_processes_train_as_one_does(trained):
         assert torch.allclose(value, weights[1][name], rtol=1e-3, atol=1e-5), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("switches", [["data.pad_to=[[96, 96]]"], ["train.compile=true"]])
+def test_two_processes_train_alike_however_a_step_is_computed(trained, tmp_path, switches):
+    """Gradients meet in DDP, counts of positives in the criterion, compiled or not."""
+    command = [str(REPOSITORY / "tools/train.py"), str(trained / "c.yaml"), *switches]
+    run(*TORCHRUN, *command, "train.checkpoint_activations=true", "--work-dir", str(tmp_path))
+    wanted, got = metrics(trained / "2"), metrics(tmp_path)
+    assert len(wanted) == len(got)
+    for a, b in zip(wanted[:2], got[:2], strict=True):
+        for name in ("loss", "loss_cls", "loss_box", "loss_dfl", "grad_norm", "lr"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), name
+
+
 def test_the_log_says_how_the_batch_is_divided(trained):
     assert "batch: 4 = 2 processes x 1 parts x 2 images" in (trained / "2" / "log.txt").read_text()
 

@@ -7,12 +7,15 @@ from torch import nn
 
 import gfl
 from gfl import build
+from gfl.build.model import build_backbone
 from gfl.config import parse_config
 from gfl.data.batch import Normalize
 from gfl.engine.optim import Schedule, describe_rates, make_optimizer
 from gfl.engine.train import train_step
 from gfl.errors import UserError
+from gfl.models.recompute import recompute_activations
 from gfl.models.trainable import dependent_outputs, freeze, rate_factors
+from gfl.schema.model import Backbone
 from gfl.structures import Batch, ImageMeta
 
 CPU = torch.device("cpu")
@@ -226,6 +229,18 @@ def test_frozen_modules_stay_as_they_are(name, frozen):
     outside = optimised - {n for n in optimised if n.startswith("head.")}
     moved = outside - same
     assert moved == outside
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18"])
+def test_frozen_stages_do_no_backward_work(name, recompute):
+    """Autograd has not even recorded them."""
+    backbone = build_backbone(Backbone(name=name, pretrained=False, norm="batch", frozen_stages=2))
+    if recompute:
+        recompute_activations(backbone)
+    outputs = backbone.train()(torch.randn(2, 3, 64, 64))
+    assert [output.grad_fn is None for output in outputs] == [True, True, False, False]
+    assert [output.requires_grad for output in outputs] == [False, False, True, True]
 
 
 def test_without_the_key_statistics_are_learned():

@@ -23,6 +23,7 @@ from gfl.build.model import (
     build_model,
     build_postprocess,
 )
+from gfl.build.shapes import build_pad_to, shape_lines
 from gfl.build.train import build_loop_options, build_schedule, build_state
 
 __all__ = [
@@ -39,10 +40,12 @@ __all__ = [
     "build_loop_options",
     "build_model",
     "build_normalize",
+    "build_pad_to",
     "build_postprocess",
     "build_schedule",
     "build_state",
     "build_train_loader",
     "data_warnings",
     "finding_lines",
+    "shape_lines",
 ]

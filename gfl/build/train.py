@@ -8,6 +8,7 @@ from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.options import LoopOptions
 from gfl.errors import UserError
+from gfl.models.recompute import recompute_activations
 from gfl.models.trainable import rate_factors
 from gfl.schema import Config
 
@@ -27,8 +28,10 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     )
 
 
-def build_loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
-    """What the training loop is told."""
+def build_loop_options(
+    config: Config, steps_per_epoch: int, pad_to: tuple[tuple[int, int], ...] = ()
+) -> LoopOptions:
+    """What the training loop is told; `pad_to` is `build_pad_to`'s."""
     train = config.train
     return LoopOptions(
         epochs=train.epochs,
@@ -40,6 +43,7 @@ def build_loop_options(config: Config, steps_per_epoch: int) -> LoopOptions:
         log_steps=train.log_steps,
         checkpoint_steps=train.checkpoint_steps,
         max_bad_steps=train.max_bad_steps,
+        pad_to=pad_to,
     )
 
 
@@ -62,7 +66,7 @@ def build_state(
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)
     averages = train.ema_decay is not None
-    return TrainState(
+    state = TrainState(
         model=model,
         optimizer=make_optimizer(
             model,
@@ -76,3 +80,6 @@ def build_state(
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
         ema=EMA(model, train.ema_decay, train.ema_warmup_steps) if averages else None,
     )
+    if train.checkpoint_activations:
+        recompute_activations(model.backbone)
+    return state

@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=8, help="images computed together")
     parser.add_argument("--device", help="cpu, cuda or cuda:N")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile for each size of images (docs/speed)"
+    )
     parser.add_argument("--no-pictures", action="store_true", help="predictions.json only")
     parser.add_argument("--no-doubt", action="store_true", help="plain boxes, no bands of doubt")
     parser.add_argument("--html", action="store_true", help="predictions.html too, to look at")
@@ -56,7 +59,8 @@ def predict(args: argparse.Namespace) -> None:
     from gfl.sources import find_sources
 
     sources = find_sources(args.sources, args.out)
-    detector = load(args.checkpoint, args.device, args.half)
+    compile = "fixed" if args.compile else False
+    detector = load(args.checkpoint, args.device, args.half, compile)
     prediction = Prediction(
         out=args.out,
         score=args.score,

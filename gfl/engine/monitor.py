@@ -60,6 +60,10 @@ class StepMonitor:
     def timed(self, data_seconds: float, step_seconds: float) -> None:
         """How long the step just pushed waited for data, and how long it took in all."""
         self._pending.data_seconds, self._pending.step_seconds = data_seconds, step_seconds
+        watch = self.log.loader_watch
+        message = watch and watch.step(data_seconds, step_seconds)
+        if message:
+            self.log.say(message)
 
     def flush(self) -> None:
         """Report what is still pending."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from gfl.engine.loading import LoaderWatch
 from gfl.errors import UserError
 from gfl.progress import Progress
 
@@ -21,6 +22,9 @@ class RunLog:
         folder: work directory, or None to write nothing.
         resume_step: on resuming, lines of `metrics.jsonl` beyond this step are cut off.
         resume_evaluated: the step of the last evaluation that the checkpoint knows of.
+
+    Attributes:
+        loader_watch: told each step's times, for a message where loading is the bottleneck.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class RunLog:
     ):
         self.folder = folder
         self.progress: Progress | None = None
+        self.loader_watch: LoaderWatch | None = None
         self._has_complained = False
         if folder is None:
             return

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gfl.data.batch import Normalize
+from gfl.data.static_shapes import static_batch
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.checkpoint import TrainState
 from gfl.engine.memory import explained, lost_worker_explained
@@ -38,7 +39,7 @@ def train_one_epoch(
 
     Args:
         state: advanced by one step for each `options.accumulate` batches.
-        network: `state.model`, or DDP around it.
+        network: `state.model`, or what computes the same: DDP around it, compiled.
         loader: this process's batches.
         criterion: `criterion(predictions, targets)` gives named losses.
         normalize: batch to network input.
@@ -104,6 +105,8 @@ def train_step(
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches):
         batch = batch.to(device, non_blocking=True)
+        if options.pad_to:
+            batch = static_batch(batch, options.pad_to)
         images = normalize(batch.images, batch.input_sizes)
         if options.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)

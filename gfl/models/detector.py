@@ -1,5 +1,6 @@
 """The detector: backbone, neck and head in a row."""
 
+import torch
 from torch import Tensor, nn
 
 from gfl.grid import make_grid
@@ -54,12 +55,17 @@ class GFLDetector(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         """(B, 3, H, W) normalised images to what is predicted at each of the N locations."""
-        logits, sizes = self.tensors(images)
+        return self.predictions(*self.tensors(images), images.device)
+
+    def predictions(
+        self, logits: HeadOutputs, sizes: list[tuple[int, int]], device: torch.device
+    ) -> Predictions:
+        """What `tensors` gave, with the grid of its locations."""
         grid = make_grid(
             tuple(sizes),
             self.neck.strides,
             self.grid_origin,
-            images.device,
+            device,
             self.head.anchors_per_cell,
         )
         return Predictions(logits.cls_logits, logits.box_logits, grid, logits.quality_logits)

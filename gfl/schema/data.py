@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from gfl.data.findings import KINDS
 from gfl.errors import UserError
@@ -51,6 +51,15 @@ class Resize(Section):
 
 
 Factor = Annotated[Float, Field(gt=0, le=10)]
+
+
+def _multiple_of_32(size: tuple[int, int]) -> tuple[int, int]:
+    if any(side < 32 or side % 32 for side in size):
+        raise ValueError(f"pad_to has {list(size)}, expected multiples of 32")
+    return size
+
+
+PaddedSize = Annotated[tuple[Int, Int], AfterValidator(_multiple_of_32)]
 
 
 class Augment(Section):
@@ -133,6 +142,9 @@ class Data(Section):
     test_size: Resize = Resize()
     resize_on_device: bool = False
     """Let the GPU resize training pictures, to the same pixels, not the loading processes."""
+    pad_to: Annotated[tuple[PaddedSize, ...], Field(min_length=1)] | None = None
+    """[[h, w], ...] that training batches are padded to, the smallest that holds each; null pads
+    to the largest image of the batch, or with train.compile to a few sizes found in the data."""
     augment: Augment = Augment()
     mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
     """Subtracted from the channels in 0..255, in `color_order`."""

@@ -45,6 +45,10 @@ class Train(Section):
     """Of the network's forward and backward; losses and boxes are always fp32."""
     channels_last: bool = False
     """Memory layout of the images and weights; faster for most devices."""
+    checkpoint_activations: bool = False
+    """Compute the backbone's activations again in the backward, to save memory (docs/speed.md)."""
+    compile: bool = False
+    """Let torch.compile make programs of network and criterion, for few shapes (docs/speed.md)."""
     ema_decay: Float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights, which are then evaluated and kept; null turns them off."""
     ema_warmup_steps: Int = Field(default=2000, ge=1)
