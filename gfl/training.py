@@ -24,6 +24,7 @@ from gfl.distributed import (
     world_size,
 )
 from gfl.engine.bad_batch import BadBatches
+from gfl.engine.early_stop import stopped_early
 from gfl.engine.keeper import BEST, LAST, Keeper
 from gfl.engine.memory import lost_worker_explained
 from gfl.engine.precision import disagreement
@@ -151,7 +152,7 @@ class _Run:
             getattr(self.train_data, "files_of", lambda image_id: ()),
             self.teacher,
         )
-        while self.state.step < self.total_steps:
+        while self.state.step < self.total_steps and not self._settled():
             self._leave_if(self.stop.due(self.state.step))
             self._set_position()
             train_one_epoch(
@@ -170,6 +171,8 @@ class _Run:
             self.keeper.save_last()
             self._leave_if(self.stop.due(self.state.step))
             metrics = self._evaluate() or metrics
+        if self.state.step < self.total_steps:
+            self.log.say(self._settled())
         self.keeper.finish()
         best = self.state.best
         for name in (BEST, LAST):
@@ -184,6 +187,10 @@ class _Run:
         self.train_loader.close()
         self.validation.loader.close()
         self.log.close()
+
+    def _settled(self) -> str | None:
+        epoch, patience = self.options.steps_per_epoch, self.config.train.early_stop_epochs
+        return stopped_early(self.state.best, self.state.evaluated_step, epoch, patience)
 
     def _evaluate(self) -> dict | None:
         metrics = self.validation.run_if_due()

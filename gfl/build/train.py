@@ -24,6 +24,7 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         warmup_factor=train.warmup_factor,
         milestones=tuple(epoch * steps_per_epoch for epoch in train.milestones),
         final_factor=train.final_factor,
+        flat_fraction=0.5 if train.flat_fraction is None else train.flat_fraction,
     )
 
 
