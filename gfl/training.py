@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gfl
 from gfl import build
+from gfl.automatic import choose_all
 from gfl.config import Config, load_config
 from gfl.distributed import (
     broadcast_object,
@@ -95,8 +96,9 @@ class _Run:
             drawn = f"the sample data was drawn into {config.data.path}"
             note = f"{note}\n{drawn}" if note else drawn
         broadcast_object(None)  # the others wait for it
-        if train_dataset is None:
-            train_dataset = build.build_dataset(config, "train")
+        known = checkpoint and checkpoint["config"]
+        config, train_dataset, self.choices = choose_all(config, known, train_dataset, device)
+        self.config = config
         self.class_names = tuple(train_dataset.class_names)
         if val_dataset is None:
             val_dataset = build.build_dataset(config, "val", self.class_names)
@@ -239,7 +241,7 @@ class _Run:
         """Say once what is trained on what, and keep the resolved config."""
         if is_main():
             describe_run(self.work_dir, self.config, self._class_map())
-        lines = [note] if note else []
+        lines = [*([note] if note else []), *map(str, self.choices)]
         lines += opening_lines(self.config, self.device, self.train_data, self.val_data, self.state)
         lines += str(self.initialisation or "").splitlines()
         lines += memory_lines(self.config, self.train_loader)

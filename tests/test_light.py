@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from builders import make_targets
+from builders import make_targets, without_auto
 from conftest import REPOSITORY
 from test_exporting import write_checkpoint
 from torch import nn
@@ -22,6 +22,7 @@ from gfl.models.folding import folded_blocks
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
 from gfl.models.pafpn import PAFPN
+from gfl.schema.automatic import AUTO_KEYS
 
 LIGHT = {"gfl_n": 1e6, "gfl_s": 3e6, "gfl_m": 8e6}
 BATCH = BlockOptions("depthwise", 5, "batch")
@@ -317,11 +318,11 @@ def test_parts_without_batch_norm_are_given_back_as_they_are():
 @pytest.mark.parametrize("name", LIGHT)
 def test_sizes_and_strides(name):
     with torch.device("meta"):
-        config = load_config(name)
+        config = without_auto(load_config(name))
     model = build_model(config, 3, load_pretrained=False)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(LIGHT[name], rel=0.15)
     assert model.neck.strides == (8, 16, 32, 64)
-    assert config.data.train_size.long == 320
+    assert load_config(name).auto_keys == AUTO_KEYS
     train = config.train
     assert (train.optimizer, train.schedule, train.ema_decay) == ("adamw", "cosine", 0.998)
     assert model.backbone.name in (REPOSITORY / "docs" / "light.md").read_text(encoding="utf-8")
@@ -331,7 +332,7 @@ def test_sizes_and_strides(name):
 def test_every_parameter_gets_a_gradient(name):
     """(That a whole step runs is in test_shipped_configs.py.)"""
     torch.manual_seed(0)
-    config = load_config(name)
+    config = without_auto(load_config(name))
     model = build_model(config, 3, load_pretrained=False).train()
     targets = make_targets([[[10.0, 12.0, 70.0, 90.0]], [[0.0, 0.0, 160.0, 128.0]]], [[0], [1]],
                            size=(128, 160))  # fmt: skip
@@ -346,7 +347,9 @@ def test_every_parameter_gets_a_gradient(name):
 @pytest.fixture(scope="module")
 def light(tmp_path_factory):
     path = tmp_path_factory.mktemp("light") / "n.pt"
-    content = torch.load(write_checkpoint(path, load_config("gfl_n")), weights_only=True)
+    content = torch.load(
+        write_checkpoint(path, without_auto(load_config("gfl_n"))), weights_only=True
+    )
     for name, value in content["model"].items():
         if "_tower" in name and name.endswith("conv.weight"):
             value *= 40  # or all scores would be the same

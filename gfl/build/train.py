@@ -14,6 +14,7 @@ from gfl.schema import Config
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     """The learning rate as a function of the step, for the real total batch."""
+    config.require_chosen("train.batch_size", "train.epochs")
     train = config.train
     scale = 1.0 if train.lr_batch_size is None else train.batch_size / train.lr_batch_size
     return Schedule(

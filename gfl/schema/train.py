@@ -1,18 +1,21 @@
 """The schema's `train` section: batches, optimiser, schedule, saving."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gfl.schema.section import Float, Int, Positive, Section
+from gfl.schema.automatic import AUTO, OR_AUTO
+from gfl.schema.section import Count, Float, Int, Positive, Section
 
 
 class Train(Section):
     """The schedule."""
 
-    epochs: Int = Field(default=12, ge=1)
-    batch_size: Int = Field(default=16, ge=1)
-    """Images of one optimiser step, over all processes and accumulated parts together."""
+    epochs: Annotated[Count, OR_AUTO] = 12
+    """auto chooses by the number of images (docs/auto.md)."""
+    batch_size: Annotated[Count, OR_AUTO] = 16
+    """Images of one optimiser step, over all processes and accumulated parts together. auto chooses
+    by the free memory and the number of images (docs/auto.md)."""
     accumulate: Int = Field(default=1, ge=1)
     """Parts in which each process computes its share of a batch, to save memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -74,6 +77,15 @@ class Train(Section):
             raise ValueError(
                 f"flat_fraction is {self.flat_fraction:g}, but schedule is {self.schedule}, which "
                 "has no flat part: leave it out, or set schedule: flat_cosine"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_are_known(self):
+        if self.epochs == AUTO and self.schedule == "multistep" and self.milestones:
+            raise ValueError(
+                f"epochs: auto with schedule: multistep, whose milestones {list(self.milestones)} "
+                "are epochs: set epochs, or schedule: cosine"
             )
         return self
 
