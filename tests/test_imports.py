@@ -20,6 +20,7 @@ FLOORS = {
     "__init__.py": 0,
     "ablation/__init__.py": 0,
     "ablation/child.py": 1,
+    "ablation/chosen.py": 9,
     "ablation/contestant.py": 7,
     "ablation/cost.py": 0,
     "ablation/findings.py": 2,

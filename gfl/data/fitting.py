@@ -94,7 +94,7 @@ def fitting_reg_max(
     beyond = 100 * float((reach > reg_max).mean()) if reach.size else 0.0
     return reg_max, (
         f"{REACHED:.1%} of the sides need {math.ceil(need)} at stride {stride}, where they "
-        f"are longest; {beyond:.2g} % of all lie beyond {reg_max}"
+        f"are longest; {beyond:.3g} % of all lie beyond {reg_max}"
     )
 
 
