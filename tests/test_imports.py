@@ -110,6 +110,7 @@ FLOORS = {
     "engine/optim.py": 1,
     "engine/options.py": 1,
     "engine/precision.py": 1,
+    "engine/rate_range.py": 0,
     "engine/run_log.py": 1,
     "engine/stop.py": 1,
     "grid.py": 1,
@@ -213,6 +214,7 @@ FLOORS = {
     "cli/benchmark.py": 9,
     "cli/config.py": 9,
     "cli/convert.py": 9,
+    "cli/lr_test.py": 9,
     "cli/main.py": 9,
     "cli/predict.py": 9,
     "cli/sample.py": 9,
@@ -221,6 +223,7 @@ FLOORS = {
     "cli/train.py": 9,
     "opening.py": 6,
     "teacher.py": 7,
+    "rate_test.py": 8,
     "resuming.py": 5,
     "validation.py": 7,
     "cli/env.py": 9,
@@ -239,6 +242,7 @@ COMMANDS = [
     "ablate",
     "benchmark",
     "analyze",
+    "lr_test",
 ]
 
 # Lines of a file with docstrings. No file needs an exception today.

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import gfl
-from gfl.build import NECKS, build_criterion, build_model
+from gfl.build import NECKS, build_criterion, build_model, build_state
 from gfl.config import load_config, parse_config
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.errors import UserError
@@ -380,3 +380,21 @@ def test_a_light_network_compiles(light):
         one, other = captured(images)[0], model.tensors(images)[0]
     assert_close(one.cls_logits, other.cls_logits)
     assert_close(one.box_logits, other.box_logits)
+
+
+def test_rates_decay_and_averages_of_the_recipe():
+    """AdamW without decay of norms and biases, rates by layer, averages: of a light network too."""
+    more = ["train.layer_decay=0.8", "train.lr_factors={neck: 0.5}"]
+    config = without_auto(load_config("gfl_n", more))
+    state = build_state(config, 3, 100, torch.device("cpu"))
+    one_dimensional = {id(p) for p in state.model.parameters() if p.dim() <= 1}
+    groups = state.optimizer.param_groups
+    for group in groups:
+        assert {id(p) in one_dimensional for p in group["params"]} == {group["weight_decay"] == 0}
+        assert group["weight_decay"] in (0, 0.05)
+    stages = {0.8**k for k in range(4)}
+    assert {round(group["lr_factor"], 6) for group in groups} == {
+        round(f, 6) for f in stages | {0.5}
+    }
+    assert (state.ema.decay, state.ema.warmup_steps) == (0.998, 400)
+    assert state.ema.model.state_dict().keys() == state.model.state_dict().keys()
