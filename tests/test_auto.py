@@ -50,8 +50,8 @@ def auto(config, *keys):
 
 @pytest.fixture
 def plenty(monkeypatch):
-    """A machine that has 1 GiB for images."""
-    monkeypatch.setattr(automatic, "room_for_images", lambda device, fixed: 2.0**30)
+    """A machine that has 16 GiB for images."""
+    monkeypatch.setattr(automatic, "room_for_images", lambda device, fixed: 2.0**34)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_what_can_not_be_chosen_is_the_users_message(base, tmp_path):
         choose_sizes(auto(base, "train.epochs"), SimpleNamespace(sizes=[]), CPU)
     with pytest.raises(UserError, match="data.path .*set is no folder"):
         choose_all(auto(base), None, None, CPU)
-    model = auto(base, "model.reg_max")
+    model = auto(base.with_values({"model.num_classes": 2}), "model.reg_max")
     for work in (build.build_model, build.build_criterion, build.build_postprocess):
         with pytest.raises(UserError, match="model.reg_max is auto, which a training chooses"):
             work(model)
@@ -205,13 +205,14 @@ def test_a_folder_is_all_that_a_training_needs(folders, tmp_path, name, capsys):
         values[section][entry] = "auto"
     config, work_dir = write_config(tmp_path / "c.yaml", values), tmp_path / "run"
     if name == "yolo":  # by two processes
+        logs = [tmp_path / f"{rank}.txt" for rank in range(2)]
         both = [
-            jobs.start([config, "--work-dir", work_dir], environment=one, log=tmp_path / "log.txt")
-            for one in jobs.ranks(2)
+            jobs.start([config, "--work-dir", work_dir], environment=environment, log=log)
+            for environment, log in zip(jobs.ranks(2), logs, strict=True)
         ]
-        for process in both:
+        for process, log in zip(both, logs, strict=True):
             process.join(200)
-            assert process.exitcode == 0, (tmp_path / "log.txt").read_text()
+            assert process.exitcode == 0, log.read_text()
     else:
         status, error = run_train(capsys, config, "--work-dir", work_dir)
         assert status == 0, error

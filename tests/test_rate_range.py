@@ -29,8 +29,8 @@ def noisy_quadratic(curvature: float):
 def test_a_quadratic_diverges_at_two_over_its_curvature(curvature):
     found = range_test(noisy_quadratic(curvature), 1e-4 / curvature, 100 / curvature, 240)
     assert found.ending == "the smoothed loss is 4 times its least"
-    # It is seen some steps later, each of a factor 1.06.
-    assert 2 < found.rates[-1] * curvature < 4
+    # It is seen some ten steps later, each of a factor 1.06.
+    assert 2 < found.rates[-1] * curvature < 4.5
     low, high = found.suggestion
     assert 0 < low < high < 2 / curvature
     assert found.rates[found.steepest] * curvature < 0.5
