@@ -9,7 +9,7 @@ from gfl.cli.command import require_writable, run, write_json
 
 def main(argv: list[str] | None = None) -> int:
     """`lr-test CONFIG [key=value ...] --out DIR`; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="lr-test", description=__doc__)
+    parser = argparse.ArgumentParser(prog="lr_test", description=__doc__)
     parser.add_argument("config", help="YAML file, or a shipped name such as gfl_s")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.path=FOLDER"
