@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gfl.schema import Config
+from gfl.schema.automatic import AUTO, OrAuto
 
 
 def json_schema() -> dict:
@@ -44,13 +45,15 @@ def _section(section: type[BaseModel], prefix: str) -> list[str]:
     for name, field in section.model_fields.items():
         below = _sections_in(field.annotation)
         if below and not isinstance(field.default, str | int | float | list):
-            if field.annotation is below[0]:
-                inner.append((f"{prefix}{name}", below[0]))
-                continue
             known = [part for _, part in inner]  # what lists hold is explained once
+            if field.annotation is below[0]:
+                known = []
             inner += [(f"{prefix}{name}", part) for part in below if part not in known]
+            if field.annotation is below[0] and not _may_be_auto(field):
+                continue
         rows.append(
-            f"| `{prefix}{name}` | {_type(field.annotation)}{_limits(field)} | {_default(field)} "
+            f"| `{prefix}{name}` | {_type(field.annotation)}{_limits(field)}{_auto(field)} "
+            f"| {_default(field)} "
             f"| {_one_line(field.description)} |"
         )
     title = f"## `{prefix.removesuffix('.')}`" if prefix else "## Top level"
@@ -87,6 +90,14 @@ def _type(annotation: Any) -> str:
         return f"{_type(inner[0])}: {_type(inner[1])}"
     words = {type(None): "null", str: "text", int: "integer", float: "number", bool: "true/false"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)).lower())
+
+
+def _may_be_auto(field: FieldInfo) -> bool:
+    return any(isinstance(item, OrAuto) for item in field.metadata)
+
+
+def _auto(field: FieldInfo) -> str:
+    return f" \\| `{AUTO}`" if _may_be_auto(field) else ""
 
 
 def _limits(field: FieldInfo) -> str:

@@ -109,6 +109,7 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
             raise UserError(f"{path}: {error}") from None
     else:
         chosen, name = load_config(config), Path(config).stem
+        chosen.require_chosen("data.test_size", "model.reg_max")
     channels = state["head.cls_out.bias"].shape[0] if "head.cls_out.bias" in state else None
     names, background = _classes(file, channels, chosen)
     if background:

@@ -1,18 +1,17 @@
 """The data set check: everything that is found in a config's data, as one table."""
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from gfl import build
+from gfl.automatic import choose_layout, choose_sizes, network_without_content
 from gfl.build.data import coverage, has_split
 from gfl.config import SPLITS
 from gfl.data.findings import KINDS, Findings
+from gfl.distributed import local_device
 from gfl.errors import UserError
 from gfl.schema import Config
-from gfl.schema.model import Model
 
 COLUMNS = ("split", "kind", "count", "policy", "where")
 # What comes of a split that can not be used.
@@ -31,16 +30,18 @@ def check_data(
 
     Returns:
         {"splits": {split: {"counts", "classes", "findings", "reg_max", "refused"}},
-        "errors": [...], "warnings": [...]}; findings name every item, `refused` says why the split
-        can not be used. `warnings` are about a test split, which no training reads.
+        "chosen": [...], "errors": [...], "warnings": [...]}; findings name every item, `refused`
+        says why the split can not be used. `chosen` has key, value and reason of what is auto.
+        `warnings` are about a test split, which no training reads.
 
     Raises:
         UserError: a training with this data would be refused (or the one split that was asked
             for can not be used); all reasons in one message.
     """
+    config, chosen = choose_layout(config)
     splits = [split] if split != "all" else _splits(config)
-    report: dict = {"splits": {}, "errors": [], "warnings": []}
-    names = None
+    report: dict = {"splits": {}, "chosen": chosen, "errors": [], "warnings": []}
+    names = strides = None
     for name in splits:
         findings = Findings(config.data.policy.model_dump(), fail=False)
         dataset, refused = None, []
@@ -48,6 +49,10 @@ def check_data(
             dataset = build.build_dataset(config, name, names, findings)
             names = names or dataset.class_names
             build.agreed_num_classes(config, len(names))
+            strides = strides or network_without_content(config, len(names)).neck.strides
+            if name == "train" and config.auto_keys:
+                config, more = choose_sizes(config, dataset, local_device(config.device))
+                chosen += more
         except UserError as error:
             refused.append(str(error))
         failing = Findings(findings.policy)
@@ -61,7 +66,9 @@ def check_data(
             refused.append(str(error))
         is_trained_on = name != "test" or split == "test"
         report["errors" if is_trained_on else "warnings"] += [f"{name}: {why}" for why in refused]
-        report["splits"][name] = _describe(config, dataset, findings) | {"refused": refused}
+        part = _describe(config, dataset, findings, strides)
+        report["splits"][name] = part | {"refused": refused}
+    report["chosen"] = [choice._asdict() | {"shown": choice.shown} for choice in chosen]
     show(report)
     if report["errors"]:
         raise UserError("\n".join(report["errors"]))
@@ -70,7 +77,11 @@ def check_data(
 
 def table(report: dict, width: int = 100) -> str:
     """What `check_data` returns as aligned text; the last column is cut to `width` characters."""
-    rows = [row for name, part in report["splits"].items() for row in _rows(name, part)]
+    rows = [
+        ("auto", choice["key"], choice["shown"], "", choice["reason"])
+        for choice in report["chosen"]
+    ]
+    rows += [row for name, part in report["splits"].items() for row in _rows(name, part)]
     rows += [
         (name, "refused", len(part["refused"]), CONSEQUENCES.get(name, CONSEQUENCE), why)
         for name, part in report["splits"].items()
@@ -90,15 +101,7 @@ def _splits(config: Config) -> list[str]:
     return [name for name in SPLITS if name != "test" or has_split(config.data, name)]
 
 
-@functools.lru_cache(maxsize=8)
-def _strides(model: Model) -> tuple[int, ...]:
-    """Of the pyramid levels that the network makes."""
-    with torch.device("meta"):  # which costs no memory
-        network = build.build_model(Config(model=model), model.num_classes or 1, False)
-    return network.neck.strides
-
-
-def _describe(config: Config, dataset, findings: Findings) -> dict:
+def _describe(config: Config, dataset, findings: Findings, strides: tuple | None) -> dict:
     part = {
         "findings": [
             {**finding._asdict(), "what": KINDS[finding.kind].what, "items": list(finding.items)}
@@ -119,7 +122,9 @@ def _describe(config: Config, dataset, findings: Findings) -> dict:
             "images": len(np.unique(index[here])),
         }
     counts = {key: dataset.report[key] for key in list(dataset.report)[:4]}
-    levels = coverage(config, dataset, _strides(config.model))
+    if strides is None or {"data.train_size", "model.reg_max"} & set(config.auto_keys):
+        return part | {"counts": counts}
+    levels = coverage(config, dataset, strides)
     advice = [level._asdict() | {"advice": level.advice} for level in levels if level.edges]
     return part | {"counts": counts, "reg_max": advice}
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from gfl import build
+from gfl.automatic import choose_layout
 from gfl.config import Config, merge_overrides, parse_config
 from gfl.conversion import open_checkpoint
 from gfl.detections import DEFAULT_THRESHOLD
@@ -49,6 +50,7 @@ def evaluate(
     names = tuple(content["class_map"]["names"])
     with process_group(config.device) as device:
         if dataset is None:
+            config, _ = choose_layout(config)
             dataset = build.build_dataset(config, split, names)
         model = _model_of(content, config, str(checkpoint))
         if plots is not None and is_main():

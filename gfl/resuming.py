@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gfl.engine.checkpoint import TrainState
+from gfl.engine.early_stop import stopped_early
 from gfl.engine.keeper import BEST
 from gfl.errors import UserError, some
 from gfl.schema import Config
@@ -50,9 +51,16 @@ def restore(
 def resumed_lines(state: TrainState, config: Config, total_steps: int, work_dir: Path) -> list[str]:
     """Where a resumed training stands; of one that is finished, how to train longer."""
     lines = [f"resumed at step {state.step} of {total_steps}"]
-    if state.step < total_steps:
-        return lines
     epochs = config.train.epochs
+    if state.step < total_steps:
+        patience, steps_per_epoch = config.train.early_stop_epochs, total_steps // epochs
+        reason = stopped_early(state.best, state.evaluated_step, steps_per_epoch, patience)
+        if reason:
+            lines.append(
+                f"nothing is left to do: {reason}; --resume train.early_stop_epochs=null trains "
+                f"all {epochs} epochs"
+            )
+        return lines
     best = "nothing was evaluated yet"
     if state.best:
         ap, epoch = state.best["AP"], state.best["epoch"]

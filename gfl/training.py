@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gfl
 from gfl import build
+from gfl.automatic import choose_all
 from gfl.config import Config, load_config
 from gfl.distributed import (
     broadcast_object,
@@ -25,6 +26,7 @@ from gfl.distributed import (
 )
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.compiled import Programs
+from gfl.engine.early_stop import stopped_early
 from gfl.engine.keeper import BEST, LAST, Keeper
 from gfl.engine.loading import LoaderWatch
 from gfl.engine.memory import lost_worker_explained
@@ -96,8 +98,9 @@ class _Run:
             drawn = f"the sample data was drawn into {config.data.path}"
             note = f"{note}\n{drawn}" if note else drawn
         broadcast_object(None)  # the others wait for it
-        if train_dataset is None:
-            train_dataset = build.build_dataset(config, "train")
+        known = checkpoint and checkpoint["config"]
+        config, train_dataset, self.choices = choose_all(config, known, train_dataset, device)
+        self.config = config
         self.class_names = tuple(train_dataset.class_names)
         if val_dataset is None:
             val_dataset = build.build_dataset(config, "val", self.class_names)
@@ -156,7 +159,7 @@ class _Run:
             getattr(self.train_data, "files_of", lambda image_id: ()),
             self.teacher,
         )
-        while self.state.step < self.total_steps:
+        while self.state.step < self.total_steps and not self._settled():
             self._leave_if(self.stop.due(self.state.step))
             self._set_position()
             train_one_epoch(
@@ -176,6 +179,8 @@ class _Run:
             self.keeper.save_last()
             self._leave_if(self.stop.due(self.state.step))
             metrics = self._evaluate() or metrics
+        if self.state.step < self.total_steps:
+            self.log.say(self._settled())
         self.keeper.finish()
         best = self.state.best
         for name in (BEST, LAST):
@@ -190,6 +195,10 @@ class _Run:
         self.train_loader.close()
         self.validation.loader.close()
         self.log.close()
+
+    def _settled(self) -> str | None:
+        epoch, patience = self.options.steps_per_epoch, self.config.train.early_stop_epochs
+        return stopped_early(self.state.best, self.state.evaluated_step, epoch, patience)
 
     def _evaluate(self) -> dict | None:
         metrics = self.validation.run_if_due()
@@ -238,7 +247,7 @@ class _Run:
         """Say once what is trained on what, and keep the resolved config."""
         if is_main():
             describe_run(self.work_dir, self.config, self._class_map())
-        lines = [note] if note else []
+        lines = [*([note] if note else []), *map(str, self.choices)]
         lines += opening_lines(self.config, self.device, self.train_data, self.val_data, self.state)
         lines += str(self.initialisation or "").splitlines()
         lines += build.shape_lines(self.options.pad_to, self.config)

@@ -213,6 +213,23 @@ def tiny_values(folder: Path, **train) -> dict:
     }
 
 
+# What a config with auto gets where there is no data to choose from.
+CHOSEN = {
+    "data.format": "coco",
+    "data.val_fraction": None,
+    "data.train_size": {"short": 320, "long": 320},
+    "data.test_size": {"short": 320, "long": 320},
+    "model.reg_max": 16,
+    "train.batch_size": 4,
+    "train.epochs": 24,
+}
+
+
+def without_auto(config: Config) -> Config:
+    """The config with plain values for what says auto."""
+    return config.with_values({key: CHOSEN[key] for key in config.auto_keys})
+
+
 def tiny_config(folder: Path, **train) -> Config:
     """The config of `tiny_values`."""
     return parse_config(tiny_values(folder, **train))

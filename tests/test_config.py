@@ -262,6 +262,10 @@ def test_wrong_choice_lists_the_choices_and_the_closest(values, got, choices, me
         ),
         ({"train": {"milestones": [11, 8]}}, "milestones are [11, 8], expected rising epochs"),
         ({"train": {"milestones": [8, 8]}}, "milestones are [8, 8], expected rising epochs"),
+        (
+            {"train": {"schedule": "cosine", "flat_fraction": 0.5}},
+            "flat_fraction is 0.5, but schedule is cosine, which has no flat part",
+        ),
     ],
 )
 def test_impossible_combination(values, words):

@@ -37,6 +37,23 @@ def test_cosine_ends_at_its_final_factor():
     assert schedule(100) == pytest.approx(0.001)
 
 
+def test_flat_cosine_is_flat_and_then_a_cosine():
+    schedule = Schedule(
+        0.01, 100, kind="flat_cosine", warmup_steps=10, final_factor=0.1, flat_fraction=0.6
+    )
+    assert schedule(5) == pytest.approx(0.01 * (0.001 + 0.999 / 2))
+    assert schedule(10) == schedule(60) == 0.01
+    # 20 of the 40 steps that are left: half of the way from 1 to 0.1; 10: cos 45 degrees.
+    assert schedule(80) == pytest.approx(0.01 * 0.55)
+    assert schedule(70) == pytest.approx(0.01 * (0.1 + 0.45 * (1 + 0.5**0.5)))
+    assert schedule(100) == schedule(120) == pytest.approx(0.001)
+    plain, none_flat = (
+        Schedule(0.01, 100, kind=kind, warmup_steps=0, flat_fraction=0.0)
+        for kind in ("cosine", "flat_cosine")
+    )
+    assert [plain(step) for step in range(101)] == [none_flat(step) for step in range(101)]
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_found_inf_leaves_weights_and_moments_alone(name):
     model = nn.Linear(2, 1, bias=False)

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from builders import make_targets
+from builders import make_targets, without_auto
 from conftest import REPOSITORY
 from test_exporting import write_checkpoint
 from torch import nn
 from torch.testing import assert_close
 
 import gfl
-from gfl.build import NECKS, build_criterion, build_model
+from gfl.build import NECKS, build_criterion, build_model, build_state
 from gfl.config import load_config, parse_config
 from gfl.engine.checkpoint import save_checkpoint
 from gfl.errors import UserError
@@ -22,6 +22,7 @@ from gfl.models.folding import folded_blocks
 from gfl.models.head import GFLHead
 from gfl.models.neck import FPN
 from gfl.models.pafpn import PAFPN
+from gfl.schema.automatic import AUTO_KEYS
 
 LIGHT = {"gfl_n": 1e6, "gfl_s": 3e6, "gfl_m": 8e6}
 BATCH = BlockOptions("depthwise", 5, "batch")
@@ -317,11 +318,11 @@ def test_parts_without_batch_norm_are_given_back_as_they_are():
 @pytest.mark.parametrize("name", LIGHT)
 def test_sizes_and_strides(name):
     with torch.device("meta"):
-        config = load_config(name)
+        config = without_auto(load_config(name))
     model = build_model(config, 3, load_pretrained=False)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(LIGHT[name], rel=0.15)
     assert model.neck.strides == (8, 16, 32, 64)
-    assert config.data.train_size.long == 320
+    assert load_config(name).auto_keys == AUTO_KEYS
     train = config.train
     assert (train.optimizer, train.schedule, train.ema_decay) == ("adamw", "cosine", 0.998)
     assert model.backbone.name in (REPOSITORY / "docs" / "light.md").read_text(encoding="utf-8")
@@ -331,7 +332,7 @@ def test_sizes_and_strides(name):
 def test_every_parameter_gets_a_gradient(name):
     """(That a whole step runs is in test_shipped_configs.py.)"""
     torch.manual_seed(0)
-    config = load_config(name)
+    config = without_auto(load_config(name))
     model = build_model(config, 3, load_pretrained=False).train()
     targets = make_targets([[[10.0, 12.0, 70.0, 90.0]], [[0.0, 0.0, 160.0, 128.0]]], [[0], [1]],
                            size=(128, 160))  # fmt: skip
@@ -346,7 +347,9 @@ def test_every_parameter_gets_a_gradient(name):
 @pytest.fixture(scope="module")
 def light(tmp_path_factory):
     path = tmp_path_factory.mktemp("light") / "n.pt"
-    content = torch.load(write_checkpoint(path, load_config("gfl_n")), weights_only=True)
+    content = torch.load(
+        write_checkpoint(path, without_auto(load_config("gfl_n"))), weights_only=True
+    )
     for name, value in content["model"].items():
         if "_tower" in name and name.endswith("conv.weight"):
             value *= 40  # or all scores would be the same
@@ -377,3 +380,21 @@ def test_a_light_network_compiles(light):
         one, other = captured(images)[0], model.tensors(images)[0]
     assert_close(one.cls_logits, other.cls_logits)
     assert_close(one.box_logits, other.box_logits)
+
+
+def test_rates_decay_and_averages_of_the_recipe():
+    """AdamW without decay of norms and biases, rates by layer, averages: of a light network too."""
+    more = ["train.layer_decay=0.8", "train.lr_factors={neck: 0.5}"]
+    config = without_auto(load_config("gfl_n", more))
+    state = build_state(config, 3, 100, torch.device("cpu"))
+    one_dimensional = {id(p) for p in state.model.parameters() if p.dim() <= 1}
+    groups = state.optimizer.param_groups
+    for group in groups:
+        assert {id(p) in one_dimensional for p in group["params"]} == {group["weight_decay"] == 0}
+        assert group["weight_decay"] in (0, 0.05)
+    stages = {0.8**k for k in range(4)}
+    assert {round(group["lr_factor"], 6) for group in groups} == {
+        round(f, 6) for f in stages | {0.5}
+    }
+    assert (state.ema.decay, state.ema.warmup_steps) == (0.998, 400)
+    assert state.ema.model.state_dict().keys() == state.model.state_dict().keys()

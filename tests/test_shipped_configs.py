@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from builders import make_targets
+from builders import make_targets, without_auto
 from conftest import REPOSITORY
 
 from gfl.build import build_criterion, build_model, build_postprocess, build_schedule
@@ -19,7 +19,7 @@ SIZE = (128, 160)
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_builds_and_runs_a_step(path):
-    config = load_config(path)
+    config = without_auto(load_config(path))
     model = build_model(config, num_classes=3, load_pretrained=False).train()
     train = config.train
     optimizer = make_optimizer(model, train.optimizer, train.momentum, train.weight_decay)

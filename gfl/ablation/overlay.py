@@ -44,7 +44,13 @@ def row_values(row: Row) -> dict:
     return values
 
 
-def row_config(config: str | Path, row: Row, overrides: list[str], seed: int = 0) -> Config:
+def row_config(
+    config: str | Path,
+    row: Row,
+    overrides: list[str],
+    seed: int = 0,
+    chosen: dict[str, object] | None = None,
+) -> Config:
     """The config of a row's run: the file, the row over it, then the overrides.
 
     Args:
@@ -52,11 +58,17 @@ def row_config(config: str | Path, row: Row, overrides: list[str], seed: int = 0
         row: its own keys are laid over the config's.
         overrides: "key=value" strings.
         seed: added to the config's train.seed.
+        chosen: dotted keys to the values of what is left auto.
     """
     values = merge_values(load_config(config).to_dict(), row_values(row))
     values = merge_overrides(values, overrides)
     found = parse_config(values, f"row {row.name} over {config}")
     values["train"]["seed"] = found.train.seed + seed
+    for key in found.auto_keys if chosen else ():
+        section, name = key.split(".")
+        values[section][name] = chosen[key]
+    if chosen and "data.train_size" in chosen:
+        values["data"]["auto_largest"] = None
     return parse_config(values, f"row {row.name} over {config}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import gfl
 from gfl.ablation.child import DONE, FAILED, MISTAKE, STOPPED, in_child
+from gfl.ablation.chosen import chosen_for
 from gfl.ablation.cost import Left, Measured, cost_lines, evaluations_left
 from gfl.ablation.findings import collect
 from gfl.ablation.measuring import measure_cost, time_rows
@@ -68,8 +69,9 @@ class Study:
             raise UserError(f"--seeds {seeds} --pairs {pairs}: expected 1 and 0 or more.")
         self.config, self.rows, self.out = config, list(rows), Path(out)
         self.overrides, self.pairs, self.table, self.say = list(overrides), pairs, table, say
+        self.chosen = chosen_for(config, self.overrides, self.out)
         configs = [
-            (row, row_config(config, row, self.overrides, seed))
+            (row, row_config(config, row, self.overrides, seed, self.chosen.values))
             for seed in range(seeds)
             for row in self.rows
         ]
@@ -90,7 +92,7 @@ class Study:
             + ", ".join(f"{key}={value}" for key, value in dotted(row_values(row)).items())
             for row in self.rows
         ]
-        lines += [f"remark: {text}" for text in self.remarks]
+        lines += [*self.chosen.lines, *(f"remark: {text}" for text in self.remarks)]
         open_runs = self._open_runs()
         timed = len(self.rows) if self._wants_times() and not self._times() else 0
         if not open_runs and not timed:
@@ -121,6 +123,7 @@ class Study:
             def stopped() -> bool:
                 return stop.number is not None
 
+            self.chosen.write(self.out)
             for line in self.plan(stopped):
                 self.say(line)
             study = self._write()

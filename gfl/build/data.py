@@ -44,6 +44,7 @@ def build_dataset(
     Raises:
         UserError: the data is not there or not as it must be.
     """
+    config.require_chosen("data.format", "data.val_fraction")
     data = config.data
     findings = Findings(data.policy.model_dump()) if findings is None else findings
     cache = default_cache() if data.check_cache is None else Path(data.check_cache)
@@ -80,6 +81,12 @@ def has_split(data: Data, split: str) -> bool:
     if data.format == "yolo":
         return YoloFolder(Path(data.path)).entries[split] is not None
     return voc_list(Path(data.path), split).exists()
+
+
+def count_listed(config: Config, split: str) -> int:
+    """Images that the annotations of a split list, before any is looked at."""
+    silent = Findings(config.data.policy.model_dump(), fail=False)
+    return sum(len(listing.images) for listing in _read(config.data, split, silent))
 
 
 def data_warnings(config: Config, dataset, strides: tuple[int, ...]) -> list[str]:
@@ -193,6 +200,7 @@ def build_train_loader(config: Config, dataset):
     Raises:
         UserError: the batch does not divide among processes and accumulated parts.
     """
+    config.require_chosen("data.train_size", "train.batch_size")
     data, train = config.data, config.train
     parts = world_size() * train.accumulate
     if train.batch_size % parts:
@@ -239,6 +247,7 @@ def build_eval_loader(
         short, long: bounds of the sides in pixels; default, `data.test_size`.
         mirrored: left and right exchanged.
     """
+    config.require_chosen("data.test_size")
     short = config.data.test_size.short_range[1] if short is None else short
     long = config.data.test_size.long if long is None else long
     transform = Transform(long, flip_horizontal=float(mirrored))

@@ -51,6 +51,7 @@ NUM_FEATURES = {"P2": 4, "P3": 3}
 
 def build_box_representation(config: Config) -> BoxRepresentation:
     """The meaning of the box channels, shared by network, criterion and postprocess."""
+    config.require_chosen("model.reg_max")
     part = choose("model.box", config.model.box, BOX_REPRESENTATIONS)
     return part(config.model.reg_max, config.model.bin_width)
 

@@ -15,6 +15,7 @@ from gfl.schema import Config
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     """The learning rate as a function of the step, for the real total batch."""
+    config.require_chosen("train.batch_size", "train.epochs")
     train = config.train
     scale = 1.0 if train.lr_batch_size is None else train.batch_size / train.lr_batch_size
     return Schedule(
@@ -25,6 +26,7 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         warmup_factor=train.warmup_factor,
         milestones=tuple(epoch * steps_per_epoch for epoch in train.milestones),
         final_factor=train.final_factor,
+        flat_fraction=0.5 if train.flat_fraction is None else train.flat_fraction,
     )
 
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "predict": ("gfl.cli.predict", "find objects in images, folders and videos"),
     "check-data": ("gfl.cli.check_data", "the data set check, as a table"),
     "ablate": ("gfl.cli.ablate", "the paper's ablation tables on your data"),
+    "lr-test": ("gfl.cli.lr_test", "try rising learning rates, suggest a range for train.lr"),
     "env": ("gfl.cli.env", "versions, devices, shared memory, optional packages"),
     "config": ("gfl.cli.config", "show a config resolved, or explain every key"),
     "export": ("gfl.cli.export", "ONNX or torch.export, with proof that it matches"),

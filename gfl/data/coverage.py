@@ -60,14 +60,7 @@ def reg_max_coverage(
         reg_max: number of the last bin.
         bin_width: distance between bins, in strides.
     """
-    short, long = train_size
-    sizes = sizes.astype(np.float64).reshape(-1, 2)
-    factor = np.minimum(short / sizes.min(1, initial=np.inf), long / sizes.max(1, initial=0))
-    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64) * factor[:, None]
-    anchors = anchor_scale * np.array(strides, np.float64)
-    side = np.sqrt(sides.prod(1))
-    level = np.abs(np.log(side[:, None] / anchors)).argmin(1)
-    distances = sides / 2 / (bin_width * np.array(strides, np.float64)[level][:, None])
+    level, distances = box_distances(boxes, sizes, train_size, strides, anchor_scale, bin_width)
     found = []
     for number, stride in enumerate(strides):
         here = distances[level == number]
@@ -76,3 +69,29 @@ def reg_max_coverage(
         coarsest = stride == max(strides)
         found.append(LevelCoverage(stride, 2 * here.size, exceeding, reg_max, needed, coarsest))
     return found
+
+
+def box_distances(
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    train_size: tuple[int, int],
+    strides: tuple[int, ...],
+    anchor_scale: float,
+    bin_width: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The level of each box, and how far its sides are from its centre.
+
+    Args:
+        boxes, sizes, train_size, strides, anchor_scale, bin_width: see `reg_max_coverage`.
+
+    Returns:
+        (m,) numbers of levels, and (m, 2) half widths and heights in bins of that level.
+    """
+    short, long = train_size
+    sizes = sizes.astype(np.float64).reshape(-1, 2)
+    factor = np.minimum(short / sizes.min(1, initial=np.inf), long / sizes.max(1, initial=0))
+    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64) * factor[:, None]
+    anchors = anchor_scale * np.array(strides, np.float64)
+    side = np.sqrt(sides.prod(1))
+    level = np.abs(np.log(side[:, None] / anchors)).argmin(1)
+    return level, sides / 2 / (bin_width * np.array(strides, np.float64)[level][:, None])

@@ -9,17 +9,20 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of each step: linear warm-up times a multistep or cosine course.
+    """Learning rate of each step: linear warm-up times a course.
 
     Attributes:
         lr: rate after warm-up.
         total_steps: optimiser steps of the whole training.
-        kind: "multistep" divides by 10 at each milestone, "cosine" falls to `final_factor`.
+        kind: "multistep" divides by 10 at each milestone, "cosine" falls to `final_factor`,
+            "flat_cosine" does so after a first part at the full rate.
         warmup_steps, warmup_factor: the rate rises from `warmup_factor` of its value.
         milestones: steps.
         final_factor: fraction of `lr` at the end of a cosine.
+        flat_fraction: of flat_cosine, how much of the steps has the full rate.
 
-    Source: mmdet schedules 1x and 2x (LinearLR start_factor 0.001 over 500 iterations).
+    Source: mmdet schedules 1x and 2x (LinearLR start_factor 0.001 over 500 iterations);
+    flat_cosine is RTMDet's (arXiv 2212.07784), flat for the first half.
     """
 
     lr: float
@@ -29,6 +32,7 @@ class Schedule:
     warmup_factor: float = 0.001
     milestones: tuple[int, ...] = ()
     final_factor: float = 0.01
+    flat_fraction: float = 0.5
 
     def __call__(self, step: int) -> float:
         """Learning rate of the step that follows `step` finished ones."""
@@ -42,7 +46,8 @@ class Schedule:
     def _course(self, step: int) -> float:
         if self.kind == "multistep":
             return 0.1 ** sum(step >= milestone for milestone in self.milestones)
-        progress = min(step / max(self.total_steps, 1), 1.0)
+        flat = self.flat_fraction * self.total_steps if self.kind == "flat_cosine" else 0.0
+        progress = min(max(step - flat, 0.0) / max(self.total_steps - flat, 1.0), 1.0)
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.final_factor + (1 - self.final_factor) * cosine
 

@@ -6,6 +6,8 @@ One file a section. `gfl.build` checks the names of components and makes objects
 
 from pydantic import Field, model_validator
 
+from gfl.errors import UserError
+from gfl.schema.automatic import AUTO, AUTO_KEYS
 from gfl.schema.data import Data
 from gfl.schema.distill import Distill
 from gfl.schema.model import Assigner, Loss, Model, Postprocess
@@ -84,12 +86,38 @@ class Config(Section):
     @model_validator(mode="after")
     def _mosaic_is_not_always_closed(self):
         closed, epochs = self.data.augment.close_mosaic, self.train.epochs
-        if closed >= epochs:
+        if epochs != AUTO and closed >= epochs:
             raise ValueError(
                 f"data.augment.close_mosaic {closed} leaves no epoch of train.epochs {epochs} for "
                 "mosaic, mixup and copy_paste. Set a smaller close_mosaic, or those to 0"
             )
         return self
+
+    @property
+    def auto_keys(self) -> tuple[str, ...]:
+        """Dotted keys that are auto: still to be chosen."""
+        return tuple(key for key in AUTO_KEYS if self._value(key) == AUTO)
+
+    def require_chosen(self, *keys: str) -> None:
+        """Raise `UserError` if one of these dotted keys is still auto."""
+        for key in keys:
+            if self._value(key) == AUTO:
+                raise UserError(
+                    f"{key} is auto, which a training chooses from its data: state a value here, "
+                    "or use the config.yaml of a training, which holds what was chosen."
+                )
+
+    def with_values(self, values: dict[str, object]) -> "Config":
+        """The same with other values of these dotted keys, checked as a whole."""
+        content = self.to_dict()
+        for key, value in values.items():
+            section, name = key.split(".")
+            content[section][name] = value
+        return type(self).model_validate(content)
+
+    def _value(self, key: str) -> object:
+        section, name = key.split(".")
+        return getattr(getattr(self, section), name)
 
     def to_dict(self) -> dict:
         """Plain values, as they go to YAML and checkpoints."""

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model, model
 
 from gfl.data.findings import KINDS
 from gfl.errors import UserError
+from gfl.schema.automatic import AUTO, OR_AUTO
 from gfl.schema.section import Float, Int, Positive, Probability, Section
 
 Place = Annotated[str, Field(pattern=r"^[^\x00]+$")]
@@ -115,7 +116,8 @@ Policy = create_model(
 class Data(Section):
     """Where images come from and what is done to them."""
 
-    format: Literal["coco", "voc", "yolo"] = "coco"
+    format: Literal["coco", "voc", "yolo", "auto"] = "coco"
+    """auto looks at what `path` holds."""
     path: Place | None = None
     """Folder in the format's usual layout (docs/data.md)."""
     draw_sample: bool = False
@@ -126,8 +128,9 @@ class Data(Section):
     test: Sources | None = None
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Use these classes only, in this order; null uses all."""
-    val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None
-    """Where there is no val: this fraction of the training images, the same on every run."""
+    val_fraction: Annotated[Annotated[Float, Field(gt=0, lt=1)] | None, OR_AUTO] = None
+    """Where there is no val: this fraction of the training images, the same on every run. auto
+    takes a fraction where there is no val, and none where there is one (docs/auto.md)."""
     split_seed: Int = 0
     """Another one divides otherwise."""
     overfit: Int | None = Field(default=None, ge=1)
@@ -138,8 +141,12 @@ class Data(Section):
     """Stop if a larger fraction of the images had to be left out."""
     check_cache: Place | None = None
     """Folder that remembers which image files were found good; null takes the user's cache."""
-    train_size: Resize = Resize()
-    test_size: Resize = Resize()
+    train_size: Annotated[Resize, OR_AUTO] = Resize()
+    """auto chooses by the sizes of pictures and objects (docs/auto.md)."""
+    test_size: Annotated[Resize, OR_AUTO] = Resize()
+    """auto takes that of training."""
+    auto_largest: Annotated[Int, Field(ge=64, le=8192, multiple_of=32)] | None = None
+    """With train_size: auto, the longest side that it may choose, pixels; null is 640."""
     resize_on_device: bool = False
     """Let the GPU resize training pictures, to the same pixels, not the loading processes."""
     pad_to: Annotated[tuple[PaddedSize, ...], Field(min_length=1)] | None = None
@@ -163,18 +170,19 @@ class Data(Section):
     @model_validator(mode="after")
     def _sources_agree(self):
         splits = [split for split in ("train", "val", "test") if getattr(self, split) is not None]
-        if self.format != "coco" and splits:
+        if self.format not in ("coco", AUTO) and splits:
             raise ValueError(f"format {self.format} takes path alone, but {splits[0]} is set too")
-        if self.format != "coco" and self.augment.copy_paste:
+        if self.format not in ("coco", AUTO) and self.augment.copy_paste:
             raise ValueError(
                 f"augment.copy_paste is {self.augment.copy_paste:g}, but format {self.format} has "
                 "no masks to cut objects out by. Set copy_paste: 0, or use COCO files with "
                 "segmentations"
             )
-        if self.val_fraction is not None and self.val is not None:
+        if self.val_fraction not in (None, AUTO) and self.val is not None:
             raise ValueError("val and val_fraction are both set: leave one of them out")
-        if self.overfit is not None and (self.val_fraction or self.val):
-            other = "val_fraction" if self.val_fraction else "val"
+        stated = self.val_fraction not in (None, AUTO)
+        if self.overfit is not None and (stated or self.val):
+            other = "val_fraction" if stated else "val"
             raise ValueError(f"overfit and {other} are both set, but overfit needs no val")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {list(self.classes)} names a class twice")
@@ -182,8 +190,17 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _one_test_size(self):
-        if isinstance(self.test_size.short, tuple):
+        if self.test_size != AUTO and isinstance(self.test_size.short, tuple):
             raise ValueError(f"test_size.short is {self.test_size.short}, expected a number")
+        return self
+
+    @model_validator(mode="after")
+    def _bound_is_used(self):
+        if self.auto_largest is not None and self.train_size != AUTO:
+            raise ValueError(
+                f"auto_largest is {self.auto_largest}, but train_size is stated: leave one of "
+                "them out"
+            )
         return self
 
     def sources(self, split: str) -> list[Source]:

@@ -1,10 +1,11 @@
 """The schema's sections about the method: network, assigner, loss, decoding."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gfl.schema.section import Float, Int, Probability, Section
+from gfl.schema.automatic import AUTO, OR_AUTO
+from gfl.schema.section import Count, Float, Int, Probability, Section
 
 
 class Backbone(Section):
@@ -145,8 +146,9 @@ class Model(Section):
     """A name of `gfl.build.BOX_REPRESENTATIONS`: general (any distribution), gaussian or dirac."""
     strides: tuple[Int, ...] | None = None
     """Of the pyramid's levels, pixels; null takes the network's, stated they must agree."""
-    reg_max: Int = Field(default=16, ge=1, le=4096)
-    """Bins of a side's distribution above 0; times bin_width the largest distance, in strides."""
+    reg_max: Annotated[Count, Field(le=4096), OR_AUTO] = 16
+    """Bins of a side's distribution above 0; times bin_width the largest distance, in strides.
+    auto chooses by the sizes of the objects (docs/auto.md)."""
     bin_width: Float = Field(default=1.0, gt=0, le=64)
     """Distance between bins, in strides."""
     num_classes: Int | None = Field(default=None, ge=1, le=1_000_000)
@@ -156,6 +158,8 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _quality_sees_enough(self):
+        if self.reg_max == AUTO:
+            return self
         bins = self.reg_max + 1
         if self.quality == "distribution_guided" and self.head.quality_top_k > bins:
             raise ValueError(

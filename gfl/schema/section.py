@@ -14,6 +14,8 @@ def _no_bool(value: Any) -> Any:
 # Far beyond what makes sense, far within what arithmetic holds.
 LARGEST = 2**31
 
+# Whole numbers from 1 on.
+Count = Annotated[int, Field(ge=1, le=LARGEST), BeforeValidator(_no_bool)]
 Int = Annotated[int, BeforeValidator(_no_bool), Field(ge=-LARGEST, le=LARGEST)]
 Float = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[Float, Field(gt=0)]

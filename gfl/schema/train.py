@@ -1,18 +1,21 @@
 """The schema's `train` section: batches, optimiser, schedule, saving."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gfl.schema.section import Float, Int, Positive, Section
+from gfl.schema.automatic import AUTO, OR_AUTO
+from gfl.schema.section import Count, Float, Int, Positive, Section
 
 
 class Train(Section):
     """The schedule."""
 
-    epochs: Int = Field(default=12, ge=1)
-    batch_size: Int = Field(default=16, ge=1)
-    """Images of one optimiser step, over all processes and accumulated parts together."""
+    epochs: Annotated[Count, OR_AUTO] = 12
+    """auto chooses by the number of images (docs/auto.md)."""
+    batch_size: Annotated[Count, OR_AUTO] = 16
+    """Images of one optimiser step, over all processes and accumulated parts together. auto chooses
+    by the free memory and the number of images (docs/auto.md)."""
     accumulate: Int = Field(default=1, ge=1)
     """Parts in which each process computes its share of a batch, to save memory."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -34,11 +37,14 @@ class Train(Section):
     warmup_steps: Int = Field(default=500, ge=0)
     warmup_factor: Float = Field(default=0.001, gt=0, le=1)
     """The learning rate starts at this fraction and rises linearly."""
-    schedule: Literal["multistep", "cosine"] = "multistep"
+    schedule: Literal["multistep", "cosine", "flat_cosine"] = "multistep"
+    """Steps down at `milestones`; a cosine; or the full rate first, then a cosine."""
     milestones: tuple[Int, ...] = (8, 11)
     """Epochs after which a multistep schedule divides the learning rate by 10."""
     final_factor: Float = Field(default=0.01, ge=0, le=1)
     """Fraction of the learning rate at which a cosine schedule ends."""
+    flat_fraction: Float | None = Field(default=None, ge=0, lt=1)
+    """With schedule: flat_cosine, how much of the training has the full rate; null is 0.5."""
     grad_clip: Float | None = Field(default=None, gt=0)
     """Largest L2 norm of the gradient; null leaves it alone."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -55,6 +61,8 @@ class Train(Section):
     """The decay rises as decay * (1 - exp(-step / ema_warmup_steps))."""
     eval_epochs: Int = Field(default=1, ge=1)
     """Evaluate every that many epochs, and after the last."""
+    early_stop_epochs: Int | None = Field(default=None, ge=1)
+    """Stop when the best AP on val is that many epochs old at an evaluation; null never does."""
     eval_batch_size: Int = Field(default=4, ge=1)
     """Of one process; AP does not depend on it."""
     checkpoint_steps: Int = Field(default=1000, ge=1)
@@ -66,6 +74,24 @@ class Train(Section):
     seed: Int = Field(default=0, ge=0)
     deterministic: bool = False
     """Prefer algorithms that repeat bit for bit on a GPU (torch warns of others); slower."""
+
+    @model_validator(mode="after")
+    def _flat_part_is_used(self):
+        if self.flat_fraction is not None and self.schedule != "flat_cosine":
+            raise ValueError(
+                f"flat_fraction is {self.flat_fraction:g}, but schedule is {self.schedule}, which "
+                "has no flat part: leave it out, or set schedule: flat_cosine"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_are_known(self):
+        if self.epochs == AUTO and self.schedule == "multistep" and self.milestones:
+            raise ValueError(
+                f"epochs: auto with schedule: multistep, whose milestones {list(self.milestones)} "
+                "are epochs: set epochs, or schedule: cosine"
+            )
+        return self
 
     @model_validator(mode="after")
     def _milestones_rise(self):

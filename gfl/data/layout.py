@@ -1,0 +1,54 @@
+"""Which of the known layouts a folder has: `data.format: auto`."""
+
+from pathlib import Path
+
+from gfl.errors import UserError, some
+
+# What tells each, in words.
+MARKS = {
+    "coco": "annotations/*.json",
+    "voc": "Annotations/*.xml",
+    "yolo": "data.yaml",
+}
+
+
+def find_format(folder: Path) -> str:
+    """The format of a data folder: "coco", "voc" or "yolo".
+
+    It is told by what lies there, not by the capitals of a folder's name, which some file systems
+    do not tell apart.
+
+    Args:
+        folder: as `data.path`, so it may be a YOLO yaml file too.
+
+    Raises:
+        UserError: it does not exist, or holds none or several of the three.
+    """
+    if folder.is_file() and folder.suffix in (".yaml", ".yml"):
+        return "yolo"
+    if not folder.is_dir():
+        raise UserError(
+            f"data.path {folder} is no folder: expected one in COCO, VOC or YOLO layout "
+            "(docs/data.md)."
+        )
+    found = [
+        name
+        for name, is_there in (
+            ("coco", any((folder / "annotations").glob("*.json"))),
+            ("voc", any((folder / "Annotations").glob("*.xml"))),
+            ("yolo", (folder / "data.yaml").is_file()),
+        )
+        if is_there
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        marks = " and ".join(MARKS[name] for name in found)
+        raise UserError(
+            f"{folder} holds {marks}: say which is meant, data.format={' or '.join(found)}."
+        )
+    raise UserError(
+        f"{folder} has none of {', '.join(MARKS.values())}: expected a folder in COCO, VOC or YOLO "
+        f"layout (docs/data.md), found {some(sorted(path.name for path in folder.iterdir()))}. "
+        "Another layout is named split by split: data.train.images, data.train.annotations."
+    )
