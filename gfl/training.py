@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torch.nn.parallel import DistributedDataParallel
 
 import gfl
 from gfl import build
 from gfl.config import Config, load_config
 from gfl.distributed import (
     broadcast_object,
+    data_parallel,
     gather_objects,
     is_main,
     process_group,
     restart_count,
-    world_size,
 )
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.keeper import BEST, LAST, Keeper
@@ -119,10 +118,7 @@ class _Run:
             if self.state.ema:
                 self.state.ema.model.load_state_dict(self.state.model.state_dict())
         self.teacher = load_teacher(config, self.state.model, device)
-        self.network = self.state.model
-        if world_size() > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.state.model, device_ids=ids)
+        self.network = data_parallel(self.state.model, device)
         if checkpoint is not None:
             restore(self.state, checkpoint, config, self.class_names, self.options.steps_per_epoch)
         step = None if checkpoint is None else self.state.step
