@@ -11,6 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gfl.errors import TrainingFailed, TrainingStopped, UserError
 
@@ -156,6 +157,20 @@ def local_device(device: str | torch.device | None) -> torch.device:
             "fewer processes, or set device=cpu."
         )
     return torch.device("cuda", number)
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """DDP around a model, which averages gradients over the processes; without others, the model.
+
+    Buffers are not sent before each forward, as torch would: frozen statistics are the same
+    everywhere, learned ones are taken from the first process before an evaluation.
+    """
+    if world_size() == 1:
+        return model
+    ids = [device.index] if device.type == "cuda" else None
+    network = DistributedDataParallel(model, device_ids=ids)
+    network.broadcast_buffers = False  # as an argument, new versions of torch warn of it
+    return network
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torch.nn.parallel import DistributedDataParallel
 
 import gfl
 from gfl import build
@@ -18,11 +17,11 @@ from gfl.automatic import choose_all
 from gfl.config import Config, load_config
 from gfl.distributed import (
     broadcast_object,
+    data_parallel,
     gather_objects,
     is_main,
     process_group,
     restart_count,
-    world_size,
 )
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.compiled import Programs
@@ -126,10 +125,7 @@ class _Run:
                 self.state.ema.model.load_state_dict(self.state.model.state_dict())
         self.teacher = load_teacher(config, self.state.model, device)
         self.programs = Programs(self.state.model, self.criterion, device, config.train.compile)
-        self.network = self.programs.network
-        if world_size() > 1:
-            ids = [device.index] if device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=ids)
+        self.network = data_parallel(self.programs.network, device)
         if checkpoint is not None:
             restore(self.state, checkpoint, config, self.class_names, self.options.steps_per_epoch)
         step = None if checkpoint is None else self.state.step

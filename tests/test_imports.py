@@ -79,6 +79,7 @@ FLOORS = {
     "tensors.py": 0,
     # Parts that stand alone.
     "cli/command.py": 1,
+    "cli/imports.py": 0,
     "data/clean_boxes.py": 1,
     "data/coco_json.py": 1,
     "data/coverage.py": 1,
@@ -226,11 +227,15 @@ FLOORS = {
     "benchmark/pipeline.py": 8,
     "benchmark/record.py": 0,
     "benchmark/run.py": 9,
+    "benchmark/scaling.py": 9,
+    "benchmark/scaling_plan.py": 7,
+    "benchmark/scaling_program.py": 9,
     "benchmark/setting.py": 7,
     "benchmark/start.py": 8,
     "benchmark/subjects.py": 8,
     "benchmark/table.py": 1,
     "benchmark/timing.py": 1,
+    "benchmark/traffic.py": 0,
     "benchmark/training_step.py": 9,
     "cli/benchmark.py": 9,
     "cli/config.py": 9,
@@ -458,6 +463,64 @@ def test_script_itself_ends_with_the_status_of_its_command(command):
     assert [done.returncode for done in statuses] == [0, 2]
     assert b"usage:" in statuses[0].stdout
     assert b"required" in statuses[1].stderr
+
+
+# What a training needs is torch (whose optimisers import torch._dynamo and with it sympy),
+# torchvision, OpenCV, Pillow, pycocotools, pydantic and PyYAML. Nothing of these:
+NEEDLESS = (
+    "IPython huggingface_hub matplotlib onnx onnx_ir onnxruntime onnxscript pandas scipy sklearn "
+    "tensorboard timm trio"
+).split()
+
+
+def test_start_of_a_training_imports_nothing_needless():
+    # albumentations brings scipy and clients of the network along: not counted here.
+    code = (
+        "import json, sys, types\n"
+        "stand_in = sys.modules['albumentations'] = types.ModuleType('albumentations')\n"
+        "stand_in.Resize = object\n"
+        "import gfl.training\n"
+        "from gfl import build\n"
+        "from gfl.config import load_config\n"
+        "config = load_config('quickstart')\n"
+        "device = sys.modules['torch'].device('cpu')\n"
+        "build.build_state(config, 3, 1, device, load_pretrained=False)\n"
+        "build.build_criterion(config)\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    modules = json.loads(run(code))
+    assert {"torch", "torchvision", "gfl.models.head"} <= set(modules)
+    assert set(NEEDLESS) & set(modules) == set()
+
+
+def test_collector_rests_while_a_command_imports():
+    # The first to be registered is the last to run.
+    code = (
+        "import atexit, gc, sys, types\n"
+        "atexit.register(lambda: print(gc.get_freeze_count()))\n"
+        "from gfl.cli.imports import imports_uncollected\n"
+        "with imports_uncollected():\n"
+        "    print(gc.isenabled(), gc.get_freeze_count())\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+    )
+    assert run(code).split() == ["False", "0", "True", "True", "0"]
+
+
+def test_collector_is_left_alone_in_a_process_that_has_torch_or_runs_without_it():
+    code = (
+        "import gc, sys, types\n"
+        "from gfl.cli.imports import imports_uncollected\n"
+        "def look():\n"
+        "    with imports_uncollected():\n"
+        "        inside = gc.isenabled()\n"
+        "    print(inside, gc.isenabled(), gc.get_freeze_count())\n"
+        "gc.disable()\n"
+        "look()\n"
+        "gc.enable()\n"
+        "sys.modules['torch'] = types.ModuleType('torch')\n"
+        "look()\n"
+    )
+    assert run(code).splitlines() == ["False False 0", "True True 0"]
 
 
 # Network

@@ -18,7 +18,7 @@ def main() -> None:
     """Run the steps that argv[1] describes."""
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options["threads"])
-    setting = Setting(**{k: _tuples(v) for k, v in options["setting"].items()})
+    setting = Setting.from_plain(options["setting"])
     on_cpu = setting.device == "cpu"
     if on_cpu and not STATUS.exists():
         print(json.dumps({"missing": "the resident peak is read from Linux' /proc"}))
@@ -53,10 +53,6 @@ def resident(what: str) -> int:
     `getrusage` would not do: Linux hands its peak on from the process that started this one.
     """
     return int(re.search(rf"{what}:\s+(\d+) kB", STATUS.read_text()).group(1)) * 1024
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

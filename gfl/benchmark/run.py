@@ -9,6 +9,7 @@ from gfl.benchmark.memory import memory
 from gfl.benchmark.peer import Peer, PeerMissing, peer_note
 from gfl.benchmark.pipeline import data_pipeline
 from gfl.benchmark.record import Record
+from gfl.benchmark.scaling import scaling
 from gfl.benchmark.setting import Setting, environment
 from gfl.benchmark.start import start
 from gfl.benchmark.training_step import training_step
@@ -22,7 +23,10 @@ FIGURES: dict[str, Callable[..., list[Record]]] = {
     "eval": coco_speed,
     "start": start,
     "memory": memory,
+    "scaling": scaling,
 }
+# Minutes long, or of interest to few: measured when named.
+ON_REQUEST = ("scaling",)
 WITH_PEER = ("train", "infer")
 
 
@@ -35,7 +39,7 @@ def benchmark(
 
     Args:
         setting: sizes and device.
-        only: names of `FIGURES`; all where empty.
+        only: names of `FIGURES`; all but `ON_REQUEST` where empty.
         say: takes progress.
 
     Returns:
@@ -48,7 +52,7 @@ def benchmark(
         if name not in FIGURES:
             hint = did_you_mean(name, FIGURES)
             raise UserError(f"--only names {name!r}, expected some of {', '.join(FIGURES)}{hint}")
-    chosen = [name for name in FIGURES if not only or name in only]
+    chosen = [n for n in FIGURES if (n in only if only else n not in ON_REQUEST)]
     where = environment(setting)
     records, peer = [], None
     try:

@@ -80,6 +80,11 @@ class Setting:
         if self.pictures is not None and not Path(self.pictures).is_dir():
             raise UserError(f"--pictures is {self.pictures}, expected a folder with JPEG files.")
 
+    @staticmethod
+    def from_plain(values: dict) -> "Setting":
+        """Of `dataclasses.asdict` that went through JSON."""
+        return Setting(**{name: _tuples(value) for name, value in values.items()})
+
     @property
     def is_stated(self) -> bool:
         """Whether goals of overhead were stated for this network, size and batch."""
@@ -119,6 +124,10 @@ def detector_config(setting: Setting) -> Config:
             "device": setting.device,
         }
     )
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def environment(setting: Setting) -> dict:

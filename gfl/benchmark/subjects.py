@@ -70,6 +70,7 @@ class Training:
         device = torch.device(setting.device)
         self.state = build.build_state(config, NUM_CLASSES, 1000, device, load_pretrained=False)
         self.state.model.train()
+        self.network: nn.Module = self.state.model  # or DDP around it
         self.criterion = build.build_criterion(config)
         self.normalize = build.build_normalize(config, device)
         self.options = build.build_loop_options(config, 1000)
@@ -81,7 +82,7 @@ class Training:
         """Forward, criterion, backward, optimiser."""
         train_step(
             self.state,
-            self.state.model,
+            self.network,
             [self.batch],
             self.criterion,
             self.normalize,

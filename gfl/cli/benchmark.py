@@ -35,26 +35,62 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="some of train, infer, data, eval, start, memory",
+        help="some of train, infer, data, eval, start, memory, scaling; default all but the last",
     )
     parser.add_argument("--pictures", metavar="DIR", help="JPEGs for data; default drawn ones")
     parser.add_argument("--eval-images", type=int, metavar="N", help="images of eval; default 5000")
     parser.add_argument(
         "--peer", metavar="PYTHON", help="interpreter of an environment with mmdetection"
     )
+    several = parser.add_argument_group("a plan for several GPUs, in place of a measurement")
+    several.add_argument(
+        "--plan",
+        nargs="*",
+        metavar="CONFIG",
+        help="print what a step of these configs exchanges (docs/scaling.md); default some shipped",
+    )
+    several.add_argument(
+        "--step-ms", type=float, metavar="MS", help="of a step of one GPU: adds the efficiency"
+    )
+    several.add_argument(
+        "--gbytes",
+        nargs="+",
+        type=float,
+        metavar="GB/S",
+        help="bandwidth of the slowest link in one direction; default nominal figures of some",
+    )
+    several.add_argument(
+        "--overlap", type=float, help="share of a step that hides the exchange; default 0.5"
+    )
     args = parser.parse_args(argv)
-    return run(lambda: benchmark(args))
+    return run(lambda: benchmark(args) if args.plan is None else plan(args))
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print the plan."""
+    from gfl.benchmark.scaling_plan import OVERLAP
+    from gfl.benchmark.scaling_plan import plan as planned
+
+    links = {f"{gigabytes:g} GB/s": gigabytes for gigabytes in args.gbytes or []}
+    seconds = None if args.step_ms is None else args.step_ms / 1000
+    overlap = OVERLAP if args.overlap is None else args.overlap
+    print(planned(args.plan, seconds, links or None, overlap))
 
 
 def benchmark(args: argparse.Namespace) -> None:
     """Measure, print, write."""
+    from gfl.errors import UserError
+
     require_writable(args.json)
+    for name in ("step_ms", "gbytes", "overlap"):
+        if getattr(args, name) is not None:
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option} belongs to --plan, which is not given.")
     import torch
 
     from gfl.benchmark.run import benchmark as measure
     from gfl.benchmark.setting import setting
     from gfl.benchmark.table import table
-    from gfl.errors import UserError
 
     if args.threads is not None:
         if args.threads < 1:

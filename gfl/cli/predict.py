@@ -5,6 +5,7 @@ import json
 import sys
 
 from gfl.cli.command import run
+from gfl.cli.imports import imports_uncollected
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,9 +55,10 @@ def predict(args: argparse.Namespace) -> None:
         raise UserError(f"--html-limit is {args.html_limit}, expected 1 or more.")
     if not 0 <= args.overlap < 0.9:
         raise UserError(f"--overlap is {args.overlap}, expected 0 to 0.9.")
-    from gfl.predicting import Prediction, predict_sources
-    from gfl.predictor import load
-    from gfl.sources import find_sources
+    with imports_uncollected():
+        from gfl.predicting import Prediction, predict_sources
+        from gfl.predictor import load
+        from gfl.sources import find_sources
 
     sources = find_sources(args.sources, args.out)
     compile = "fixed" if args.compile else False

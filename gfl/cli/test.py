@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from gfl.cli.command import is_first_process, require_writable, run, write_json
+from gfl.cli.imports import imports_uncollected
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +35,8 @@ def test(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     require_writable(args.results, sources=[args.checkpoint], plain=False)
     require_writable(args.json, sources=[args.checkpoint], others=[args.results], plain=False)
-    from gfl.evaluation import evaluate
+    with imports_uncollected():
+        from gfl.evaluation import evaluate
 
     def say(message: str) -> None:
         print(message, file=sys.stderr)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gfl.cli.command import is_first_process, require_writable, run, write_json
+from gfl.cli.imports import imports_uncollected
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +37,8 @@ def train(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.overrides)
     work_dir = args.work_dir or _default_work_dir(Path(args.config))
 
-    from gfl.training import train as run_training
+    with imports_uncollected():
+        from gfl.training import train as run_training
 
     outcome = run_training(config, work_dir=work_dir, resume=args.resume)
     if is_first_process() and outcome["best"]:

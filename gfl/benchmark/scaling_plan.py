@@ -1,0 +1,133 @@
+"""What many GPUs would give: bytes of a step, time of their exchange, the share that computes.
+
+Arithmetic on stated figures, not a measurement. docs/scaling.md explains it.
+"""
+
+from dataclasses import dataclass
+
+from gfl.build import build_model
+from gfl.config import load_config
+from gfl.errors import UserError
+
+# Weights, and so gradients, are float32 in every precision.
+FLOAT = 4
+# The sums over processes that the losses are divided by: positives, and weights of boxes.
+NORMALISERS = 2
+GPUS = (1, 2, 4, 8, 16, 32, 64)
+# GB/s in one direction, as the standards name them: 8 bits a byte, no protocol taken off. What a
+# machine reaches is for the reader to measure.
+NOMINAL = {
+    "NVLink 4 (H100, H200)": 450.0,
+    "NVLink 3 (A100)": 300.0,
+    "PCIe 5.0 x16": 63.0,
+    "PCIe 4.0 x16": 31.5,
+    "400 Gbit/s": 50.0,
+    "100 Gbit/s": 12.5,
+    "25 Gbit/s": 3.125,
+}
+# Of a step's computing, how much gradients can be exchanged beside: see docs/scaling.md.
+OVERLAP = 0.5
+CLASSES = 80
+CONFIGS = ("quickstart", "gfl_r50_fpn_1x", "gfl_r101_fpn_ms_2x", "gfl_n", "gfl_s", "gfl_m")
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What each process of a config hands over.
+
+    Attributes:
+        config: name or file.
+        parameters, trainable: of the network, how many.
+    """
+
+    config: str
+    parameters: int
+    trainable: int
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of a step: gradients and the two normalisers of the criterion."""
+        return FLOAT * (self.trainable + NORMALISERS)
+
+
+def payload(config: str, num_classes: int = CLASSES) -> Payload:
+    """Count a config's network."""
+    values = load_config(config)
+    model = build_model(values, num_classes, load_pretrained=False)
+    model.freeze(values.train.freeze)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return Payload(config, sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains))
+
+
+def ring_bytes(payload_bytes: float, gpus: int) -> float:
+    """Bytes that each GPU sends, and receives, in a ring all-reduce.
+
+    n - 1 rounds to sum, n - 1 to spread the sums, each of an n-th of the payload.
+    """
+    return 2 * (gpus - 1) / gpus * payload_bytes
+
+
+def exchange_seconds(payload_bytes: float, gpus: int, gigabytes: float) -> float:
+    """Seconds of a ring all-reduce over the slowest link, GB/s in one direction; no latency."""
+    return ring_bytes(payload_bytes, gpus) / (gigabytes * 1e9)
+
+
+def efficiency(compute: float, exchange: float, overlap: float = OVERLAP) -> float:
+    """Share of a step in which the GPUs compute: compute / (compute + what is not hidden).
+
+    Args:
+        compute: seconds of a step without any exchange.
+        exchange: seconds of the exchange alone.
+        overlap: share of `compute` that the exchange can run beside. With 1 this is
+            compute / max(compute, exchange).
+    """
+    return compute / (compute + max(0.0, exchange - overlap * compute))
+
+
+def plan(
+    configs: list[str],
+    step_seconds: float | None = None,
+    links: dict[str, float] | None = None,
+    overlap: float = OVERLAP,
+) -> str:
+    """The printed plan: bytes of each config; with a step's time also efficiency by link and GPUs.
+
+    Args:
+        configs: names or files; `CONFIGS` if empty.
+        step_seconds: of a step of one GPU with its share of the images, measured by the reader.
+        links: name to GB/s; `NOMINAL` if None.
+        overlap: as in `efficiency`.
+
+    Raises:
+        UserError: a figure that can not be.
+    """
+    if step_seconds is not None and step_seconds <= 0:
+        raise UserError(f"--step-ms is {step_seconds * 1000:g}, expected more than 0.")
+    if not 0 <= overlap <= 1:
+        raise UserError(f"--overlap is {overlap:g}, expected 0 to 1.")
+    links = NOMINAL if links is None else links
+    for name, gigabytes in links.items():
+        if gigabytes <= 0:
+            raise UserError(f"--gbytes has {name}, expected GB/s, more than 0.")
+    lines = [f"{'config':24s}{'parameters':>12s}{'trainable':>12s}{'MB a step':>12s}"]
+    counted = [payload(config) for config in configs or CONFIGS]
+    for one in counted:
+        megabytes = one.step_bytes / 1e6
+        lines.append(f"{one.config:24s}{one.parameters:12,d}{one.trainable:12,d}{megabytes:12.2f}")
+    if step_seconds is None:
+        return "\n".join(lines)
+    for one in counted:
+        lines += ["", f"{one.config}, step {step_seconds * 1000:g} ms, overlap {overlap:g}"]
+        lines.append(_row("GPUs", [str(n) for n in GPUS]))
+        sent = [f"{ring_bytes(one.step_bytes, n) / 1e6:.1f}" for n in GPUS]
+        lines.append(_row("MB sent by each", sent))
+        for name, gigabytes in links.items():
+            times = [exchange_seconds(one.step_bytes, n, gigabytes) for n in GPUS]
+            lines.append(_row(f"{name}: ms", [f"{1000 * t:.2f}" for t in times]))
+            shares = [efficiency(step_seconds, t, overlap) for t in times]
+            lines.append(_row("  efficiency", [f"{share:.3f}" for share in shares]))
+    return "\n".join(lines)
+
+
+def _row(name: str, cells: list[str]) -> str:
+    return f"{name:32s}" + "".join(f"{cell:>9s}" for cell in cells)
