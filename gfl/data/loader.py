@@ -26,11 +26,14 @@ class TransformedDataset(Dataset):
     Args:
         dataset: anything whose `dataset[i]` is a `Sample`.
         transform: what is done to each.
+        reduced_decoding: let the data set decode pictures no larger than necessary, by
+            `dataset.reduced`.
     """
 
-    def __init__(self, dataset, transform: Transform):
+    def __init__(self, dataset, transform: Transform, reduced_decoding: bool = False):
         self.dataset = dataset
         self.transform = transform
+        self.reduced_decoding = reduced_decoding
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -38,9 +41,15 @@ class TransformedDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> tuple[Sample, ImageMeta] | UserError:
         """The sample, or what the user has to mend: raised in a worker it would become text."""
         try:
-            return self.transform(self.dataset[key.index], key)
+            return self.transform(self._sample(key), key)
         except UserError as error:
             return error
+
+    def _sample(self, key: SampleKey) -> Sample:
+        if not self.reduced_decoding:
+            return self.dataset[key.index]
+        size = tuple(self.dataset.sizes[key.index].tolist())
+        return self.dataset.reduced(key.index, self.transform.input_size(size, key))
 
 
 class BatchLoader(DataLoader):
