@@ -8,6 +8,7 @@ import gfl
 from gfl import build
 from gfl.build.augment import augment_line, repeat_line
 from gfl.data.batch import padded_size
+from gfl.data.picture_cache import CachedDataset
 from gfl.data.shared_memory import shortage
 from gfl.distributed import world_size
 from gfl.engine.checkpoint import TrainState
@@ -84,7 +85,7 @@ def _where(device: torch.device) -> str:
 
 
 def memory_lines(config: Config, loader) -> list[str]:
-    """A warning where the loading processes would not have room in shared memory."""
+    """Where pictures are kept; a warning where batches would not have room in shared memory."""
     size, train = config.data.train_size, config.train
     largest = padded_size((size.short_range[1], size.long))
     if config.data.resize_on_device:
@@ -97,4 +98,6 @@ def memory_lines(config: Config, loader) -> list[str]:
         loader.prefetch_factor,
         int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
-    return [text] if text else []
+    data = loader.dataset.dataset
+    told = [data.cache.description] if isinstance(data, CachedDataset) else []
+    return [*told, text] if text else told

@@ -98,6 +98,7 @@ FLOORS = {
     "data/masks.py": 1,
     "data/repeat_factor.py": 0,
     "data/native_batch.py": 1,
+    "data/picture_cache.py": 1,
     "data/sampler.py": 1,
     "data/shared_memory.py": 1,
     "engine/curves.py": 1,

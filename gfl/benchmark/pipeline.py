@@ -1,6 +1,7 @@
 """The data pipeline of one worker beside decoding alone."""
 
 import contextlib
+import functools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -52,20 +53,22 @@ def data_pipeline(setting: Setting) -> list[Record]:
         return rows
 
 
+# What each row sets; all but the first are not the default.
+WAYS = {
+    "pipeline": {},
+    "pipeline, resize_on_device, its part in the loading process,": {"resize_on_device": True},
+    "pipeline, cache=ram, filled,": {"cache": "ram"},
+}
+
+
 def _beside_decoding(
     setting: Setting, dataset, contents: list, short: int, long: int
 ) -> list[Record]:
-    config = parse_config(
-        {
-            "data": {"train_size": {"short": short, "long": long}, "workers": 0},
-            "train": {"batch_size": min(4, len(dataset))},
-        }
-    )
-    loader = build.build_train_loader(config, dataset)
-    batches = list(loader.batch_sampler)
+    loaders = {name: _loader(dataset, short, long, data) for name, data in WAYS.items()}
+    batches = list(loaders["pipeline"].batch_sampler)
     count = sum(len(keys) for keys in batches)
 
-    def pipeline() -> None:
+    def load(loader) -> None:
         for keys in batches:
             loader.load(keys)
 
@@ -81,28 +84,55 @@ def _beside_decoding(
                 height, width = resized_size(picture.shape[:2], short, long)
                 cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
 
-    works = {"decode": decode, "resize": decode_and_resize, "pipeline": pipeline}
+    works = {"decode": decode, "resize": decode_and_resize}
+    works |= {name: functools.partial(load, loader) for name, loader in loaders.items()}
+    load(loaders["pipeline, cache=ram, filled,"])
     seconds = interleaved(works, setting.repeats, setting.warmup)
     rates = {name: spread.per(count) for name, spread in seconds.items()}
     height, width = dataset.sizes.mean(0).round().astype(int)
-    pictures = f"{len(dataset)} JPEGs of {height} x {width} on average"
-    where = f"{short} x {long}, one core"
+    note = f"{len(dataset)} JPEGs of {height} x {width} on average"
+    size = f"{short} x {long}"
     limit = (rates["decode"], "decoding alone, OpenCV")
-    return [
+    rows = [
         record(
             FIGURE,
-            f"pipeline to {where}",
+            f"{name} to {size}, one core",
             "images/s",
-            rates["pipeline"],
+            rates[name],
             *limit,
             GOAL,
             at_most=False,
-            note=pictures,
-        ),
-        record(
-            FIGURE, f"decoding and resizing alone to {where}", "images/s", rates["resize"], *limit
-        ),
+            note=note,
+        )
+        for name in WAYS
     ]
+    alone = f"decoding and resizing alone to {size}, one core"
+    rows.append(record(FIGURE, alone, "images/s", rates["resize"], *limit))
+    native = loaders["pipeline, resize_on_device, its part in the loading process,"]
+    return [*rows, _on_device(setting, native, batches, size)]
+
+
+def _on_device(setting: Setting, loader, batches: list, size: str) -> Record:
+    """What is left to the device: moving pictures there and resizing them, by itself."""
+    native = [loader.load(keys) for keys in batches]
+    if setting.device == "cuda":
+        native = [batch.pin_memory() for batch in native]
+
+    def resize() -> None:
+        for batch in native:
+            batch.to(setting.device, non_blocking=True)
+
+    spread = interleaved({"it": resize}, setting.repeats, setting.warmup, setting.device)["it"]
+    count = sum(len(keys) for keys in batches)
+    name = f"resizing alone on the device ({setting.device}) to {size}"
+    return record(FIGURE, name, "ms/image", spread.times(1000 / count))
+
+
+def _loader(dataset, short: int, long: int, data: dict):
+    """The training loader, in this process."""
+    size = {"train_size": {"short": short, "long": long}, "workers": 0}
+    train = {"batch_size": min(4, len(dataset))}
+    return build.build_train_loader(parse_config({"data": size | data, "train": train}), dataset)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Data sets and batches from a config."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from gfl.data.findings import Findings, phrase
 from gfl.data.image_facts import default_cache, inspect_images
 from gfl.data.listing import Listing
 from gfl.data.loader import BatchLoader, TransformedDataset
+from gfl.data.picture_cache import CachedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
 from gfl.data.split import few_of, split_part
 from gfl.data.transforms import Transform, resized_size
@@ -198,7 +200,8 @@ def build_train_loader(config: Config, dataset):
     """Shuffled, augmented batches; `loader.batch_sampler` is the `TrainSampler`.
 
     Raises:
-        UserError: the batch does not divide among processes and accumulated parts.
+        UserError: the batch does not divide among processes and accumulated parts, or a setting
+            does not fit the data.
     """
     config.require_chosen("data.train_size", "train.batch_size")
     data, train = config.data, config.train
@@ -228,7 +231,22 @@ def build_train_loader(config: Config, dataset):
         train.seed,
         data.resize_on_device,
     )
-    samples = TransformedDataset(dataset, transform, build_augment(config, dataset))
+    composed = build_augment(config, dataset)
+    asked = {"reduced_decoding": data.reduced_decoding, "cache": data.cache != "none"}
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        if not hasattr(dataset, "picture"):
+            raise UserError(
+                f"data.{name} is for image files, but the training data is a "
+                f"{type(dataset).__name__} of its own: leave it out."
+            )
+    if data.reduced_decoding and composed is not None:
+        raise UserError(
+            "data.reduced_decoding does not go with mosaic, mixup, copy_paste, crop and "
+            "scale_jitter, which need whole pictures: leave it or them out."
+        )
+    if data.cache != "none":
+        dataset = CachedDataset(dataset, data.cache, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    samples = TransformedDataset(dataset, transform, composed, data.reduced_decoding)
     return BatchLoader(samples, sampler, data.workers)
 
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from gfl.data.clean_boxes import CleanSet, clean_boxes
 from gfl.data.coco_json import read_coco_json
 from gfl.data.findings import Findings
-from gfl.data.image import read_image
+from gfl.data.image import read_image, shrink_for, shrunk_size
 from gfl.data.image_facts import inspect_images
 from gfl.data.listing import Listing
 from gfl.data.masks import Masks
@@ -124,21 +124,41 @@ class DetectionDataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
+        return self.sample(index, self.picture(index))
+
+    def reduced(self, index: int, least: tuple[int, int]) -> Sample:
+        """As `self[index]`, its picture decoded smaller where at least (h, w) `least` is left."""
+        return self.sample(index, self.picture(index, shrink_for(self.sizes[index], least)))
+
+    def picture(self, index: int, shrink: int = 1) -> np.ndarray:
+        """(H, W, 3) uint8 RGB from its file, see `read_image`."""
+        path = self.path(index)
+        image = read_image(path, shrink)
+        own = tuple(self.sizes[index].tolist())
+        if image.shape[:2] in (own, shrunk_size(own, shrink)):
+            return image
+        if shrink > 1:
+            return self.picture(index)  # to say which size it has
+        raise UserError(
+            f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but was {own[1]} x {own[0]} "
+            "when the data set was read: it must not change in between."
+        )
+
+    def sample(self, index: int, image: np.ndarray) -> Sample:
+        """What belongs to a picture that is at hand."""
         rows = slice(self._first[index], self._first[index + 1])
         boxes, labels, crowd = self._boxes[rows], self._labels[rows], self._crowd[rows]
         objects, regions = self._trained[rows] & ~crowd, self._trained[rows] & crowd
-        path = os.fsdecode(self._paths[index])
-        image = read_image(path)
-        if image.shape[:2] != tuple(self.sizes[index]):
-            raise UserError(
-                f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but was "
-                f"{self.sizes[index][1]} x {self.sizes[index][0]} when the data set was read: it "
-                "must not change in between."
-            )
+        own = tuple(self.sizes[index].tolist())
+        full_size = None if image.shape[:2] == own else own
         image_id = int(self.image_ids[index])
-        return Sample(image, boxes[objects], labels[objects], boxes[regions], image_id)
+        return Sample(image, boxes[objects], labels[objects], boxes[regions], image_id, full_size)
+
+    def path(self, index: int) -> str:
+        """Its image file."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        return os.fsdecode(self._paths[index])
 
     def objects(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All training objects at once.

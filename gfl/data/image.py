@@ -14,8 +14,15 @@ JPEG_FORMATS = ("JPEG", "MPO")
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
 # Scan data that decodes to something visible; no byte of it can be a marker.
 _FILLER = bytes(range(17, 145))
-# Since OpenCV 4.10 the decoders write RGB themselves.
+# Newer versions of OpenCV decode to RGB at once.
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
+# Decoded so many times smaller; the bit alone, beside those of the colour.
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 # EXIF orientation to what `np.rot90` and a mirror do: (quarter turns to the left, mirrored first).
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False)} | {
     7: (3, True),
@@ -23,11 +30,34 @@ _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (3, False)
 }
 
 
-def read_image(path: str) -> np.ndarray:
+def shrink_for(size: tuple[int, int], least: tuple[int, int]) -> int:
+    """How much smaller, 1, 2, 4 or 8 times, a picture may be decoded that shall be resized.
+
+    Args:
+        size: (h, w) of the picture.
+        least: (h, w) that it shall have at least.
+    """
+    return next(k for k in (8, 4, 2, 1) if k == 1 or _fits(least, shrunk_size(size, k)))
+
+
+def shrunk_size(size: tuple[int, int], shrink: int) -> tuple[int, int]:
+    """(h, w) of a JPEG that is decoded `shrink` times smaller: halves round up."""
+    return -(-int(size[0]) // shrink), -(-int(size[1]) // shrink)
+
+
+def _fits(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
+    return inner[0] <= outer[0] and inner[1] <= outer[1]
+
+
+def read_image(path: str, shrink: int = 1) -> np.ndarray:
     """Decode an image file to (H, W, 3) uint8 RGB, turned upright as its EXIF data says.
 
     The content decides, not the name. Transparency is dropped, 16-bit values are scaled to 8 bits,
     of several frames the first is taken. A JPEG that lacks nothing but its end marker is read.
+
+    Args:
+        path: the file.
+        shrink: 2, 4 or 8 decodes JPEG files, unless CMYK, that many times smaller: it is faster.
 
     Raises:
         UserError: the file is missing, is no image, or is cut off.
@@ -38,13 +68,13 @@ def read_image(path: str) -> np.ndarray:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read image {path}: {reason}") from None
-    return decode_image(content, path)
+    return decode_image(content, path, shrink)
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
+def decode_image(content: bytes, name: str, shrink: int = 1) -> np.ndarray:
     """As `read_image`, of a file's content; `name` is for messages."""
     try:
-        image = _decode(content, name)
+        image = _decode(content, name, shrink)
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever damaged bytes lead them to
@@ -72,7 +102,7 @@ def _unreadable(name: str, reason: object) -> str:
     return f"{name} is not a readable image: replace it or remove it from the data set ({text})."
 
 
-def _decode(content: bytes, name: str) -> np.ndarray | None:
+def _decode(content: bytes, name: str, shrink: int) -> np.ndarray | None:
     try:
         header = Image.open(io.BytesIO(content))
     except Image.UnidentifiedImageError:
@@ -80,7 +110,7 @@ def _decode(content: bytes, name: str) -> np.ndarray | None:
     if header.format in JPEG_FORMATS and jpeg_lacks_end(content):
         content = _completed_jpeg(content, name)
     if header.format in OPENCV_FORMATS and header.mode != "CMYK":
-        image = _opencv(content)
+        image = _opencv(content, shrink if header.format in JPEG_FORMATS else 1)
         if image is not None:
             return _upright(image, exif_orientation(header, content))
     picture = Image.open(io.BytesIO(content))
@@ -88,9 +118,10 @@ def _decode(content: bytes, name: str) -> np.ndarray | None:
     return picture_to_rgb(picture, name)
 
 
-def _opencv(content: bytes) -> np.ndarray | None:
+def _opencv(content: bytes, shrink: int = 1) -> np.ndarray | None:
     """RGB as stored, or None."""
     flags = (cv2.IMREAD_COLOR if _RGB is None else _RGB) | cv2.IMREAD_IGNORE_ORIENTATION
+    flags |= _REDUCED[shrink]
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     except cv2.error:

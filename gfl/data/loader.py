@@ -29,12 +29,21 @@ class TransformedDataset(Dataset):
         dataset: anything whose `dataset[i]` is a `Sample`.
         transform: what is done to each.
         augment: what gives the samples, in place of `dataset[i]`.
+        reduced_decoding: let the data set decode pictures no larger than necessary, by
+            `dataset.reduced`; not with `augment`.
     """
 
-    def __init__(self, dataset, transform: Transform, augment: Augment | None = None):
+    def __init__(
+        self,
+        dataset,
+        transform: Transform,
+        augment: Augment | None = None,
+        reduced_decoding: bool = False,
+    ):
         self.dataset = dataset
         self.transform = transform
         self.augment = augment
+        self.reduced_decoding = reduced_decoding
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -43,12 +52,18 @@ class TransformedDataset(Dataset):
         """The sample, or what the user has to mend: raised in a worker it would become text."""
         try:
             if self.augment is None:
-                return self.transform(self.dataset[key.index], key)
+                return self.transform(self._sample(key), key)
             sample, others = self.augment(self.dataset, key)
             sample, meta = self.transform(sample, key)
             return sample, replace(meta, others=others)
         except UserError as error:
             return error
+
+    def _sample(self, key: SampleKey) -> Sample:
+        if not self.reduced_decoding:
+            return self.dataset[key.index]
+        size = tuple(self.dataset.sizes[key.index].tolist())
+        return self.dataset.reduced(key.index, self.transform.input_size(size, key))
 
 
 class BatchLoader(DataLoader):

@@ -73,6 +73,10 @@ class Transform:
             jitter = ((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05))
             self._color = A.ColorJitter(*jitter, p=color)
 
+    def input_size(self, size: tuple[int, int], key: SampleKey) -> tuple[int, int]:
+        """(h, w) that a picture of `size` (h, w) is resized to."""
+        return resized_size(size, key.short, self.long)
+
     def __call__(self, sample: Sample, key: SampleKey) -> tuple[Sample, ImageMeta]:
         """Give the sample in the frame of the network input, and where it came from.
 
@@ -80,7 +84,7 @@ class Transform:
             ValueError: a box that may be flipped lies outside of its image.
         """
         original = sample.full_size or sample.image.shape[:2]
-        size = resized_size(original, key.short, self.long)
+        size = self.input_size(original, key)
         scale = (size[1] / original[1], size[0] / original[0])
         factors = np.array(scale * 2, np.float32)
         boxes, ignore_boxes = sample.boxes * factors, sample.ignore_boxes * factors

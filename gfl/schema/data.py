@@ -152,6 +152,10 @@ class Data(Section):
     pad_to: Annotated[tuple[PaddedSize, ...], Field(min_length=1)] | None = None
     """[[h, w], ...] that training batches are padded to, the smallest that holds each; null pads
     to the largest image of the batch, or with train.compile to a few sizes found in the data."""
+    reduced_decoding: bool = False
+    """In training, decode JPEG files at 1/2, 1/4 or 1/8 where that is still large enough."""
+    cache: Place = "none"
+    """Keep decoded training pictures: none, ram, or a folder (on a disk of this machine)."""
     augment: Augment = Augment()
     mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
     """Subtracted from the channels in 0..255, in `color_order`."""
@@ -186,6 +190,15 @@ class Data(Section):
             raise ValueError(f"overfit and {other} are both set, but overfit needs no val")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {list(self.classes)} names a class twice")
+        return self
+
+    @model_validator(mode="after")
+    def _cached_whole(self):
+        if self.cache != "none" and self.reduced_decoding:
+            raise ValueError(
+                f"cache {self.cache} keeps whole pictures, but reduced_decoding is set: leave one "
+                "of them out"
+            )
         return self
 
     @model_validator(mode="after")
