@@ -18,8 +18,8 @@ from gfl.engine.precision import PRECISIONS
 from gfl.engine.run_log import RunLog
 from gfl.structures import Batch, Predictions
 
-# What to lower when a step does not fit into memory.
-ADVICE = "train.batch_size, raise train.accumulate, or lower data.train_size"
+# What to change when a step does not fit into memory.
+ADVICE = "train.batch_size, raise train.accumulate, or set train.checkpoint_activations"
 
 
 def train_one_epoch(
