@@ -25,6 +25,7 @@ from gfl.data.random_crop import random_crop
 from gfl.data.sampler import SampleKey, TrainSampler
 from gfl.data.transforms import Transform, resized_size
 from gfl.data.window import FILL, clip_boxes, lay, lay_sample
+from gfl.data_check import check_data
 from gfl.engine.bad_batch import BadBatches
 from gfl.errors import UserError
 
@@ -499,9 +500,11 @@ def test_masks_are_read_only_if_they_are_used(tmp_path):
 
 def test_copy_paste_without_masks_is_refused(tmp_path):
     config = config_of(write_coco(tmp_path, {"train": 2, "val": 1}), copy_paste=0.5)
-    dataset = build.build_dataset(config, "train")
     with pytest.raises(UserError, match=r"copy_paste is 0\.5, but no annotation .* segmentation"):
-        build.build_train_loader(config, dataset)
+        build.build_dataset(config, "train")
+    with pytest.raises(UserError, match="copy_paste is 0"):
+        check_data(config, "train")
+    assert len(build.build_dataset(config, "val")) == 1
     with pytest.raises(UserError, match="copy_paste"):
         build_augment(config, object())  # a data set of the user's own, which knows no masks
 

@@ -18,19 +18,25 @@ def build_augment(config: Config, dataset) -> Augment | None:
     Raises:
         UserError: `copy_paste` is on and the data has no masks.
     """
+    require_masks(config, dataset)
     augment = config.data.augment
-    if augment.copy_paste and not getattr(dataset, "num_masks", 0):
-        raise UserError(
-            f"data.augment.copy_paste is {augment.copy_paste:g}, but no annotation of the training "
-            "data has a segmentation that fits its box (polygons or run lengths): there is nothing "
-            "to cut objects out by. Set data.augment.copy_paste=0, or add masks."
-        )
     values = {name: getattr(augment, name) for name in OTHERS}
     if not any(values.values()):
         return None
     strong_epochs = config.train.epochs - augment.close_mosaic
     size = config.data.train_size
     return Augment(size.long, **values, strong_epochs=strong_epochs, seed=config.train.seed)
+
+
+def require_masks(config: Config, dataset) -> None:
+    """Raise `UserError` if `copy_paste` is on and no object of the training data has a mask."""
+    chance = config.data.augment.copy_paste
+    if chance and not getattr(dataset, "num_masks", 0):
+        raise UserError(
+            f"data.augment.copy_paste is {chance:g}, but no annotation of the training data has a "
+            "segmentation that fits its box (polygons or run lengths): there is nothing to cut "
+            "objects out by. Set data.augment.copy_paste=0, or add masks."
+        )
 
 
 def build_factors(config: Config, dataset) -> np.ndarray | None:

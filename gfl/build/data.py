@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from gfl.build.augment import build_augment, build_factors
+from gfl.build.augment import build_augment, build_factors, require_masks
 from gfl.data.batch import Normalize, padded_size
 from gfl.data.coco_json import read_coco_json
 from gfl.data.coverage import reg_max_coverage
@@ -63,6 +63,8 @@ def build_dataset(
     if dataset.report["objects"] == 0:
         names = ", ".join(dataset.origins)
         raise UserError(f"data.{split} has no object at all ({names}): nothing to learn or find.")
+    if split == "train":
+        require_masks(config, dataset)
     return dataset
 
 

@@ -27,8 +27,8 @@ class Augment:
     and batches stay what the sampler took them to be, but for a crop alone.
 
     What happens, and with which further pictures, is a function of (seed, epoch, index) alone
-    (and of the number of a repetition), and
-    each change has a stream of its own: turning one on leaves the others as they were.
+    (and of the number of a repetition), and each change has a stream of its own: turning one on
+    leaves the others as they were.
 
     Args:
         long: bound of the long side, pixels; the short side comes with the sample's key.
