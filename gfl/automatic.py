@@ -13,7 +13,7 @@ from torch import nn
 
 from gfl import build
 from gfl.build.data import UNBOUNDED_BOXES, count_listed, has_split
-from gfl.config import Config
+from gfl.config import Config, parse_config
 from gfl.conversion import open_checkpoint
 from gfl.data.batch import padded_size
 from gfl.data.fitting import fitting_reg_max, fitting_side, fitting_val_fraction
@@ -223,10 +223,15 @@ def _by_the_first(decide: Callable[[], list[Choice]]) -> list[Choice]:
 
 
 def _with(config: Config, choices: list[Choice]) -> Choices:
-    values = {choice.key: choice.value for choice in choices}
-    if "data.train_size" in values:
-        values["data.auto_largest"] = None  # it has had its effect
-    return config.with_values(values) if values else config, choices
+    if not choices:
+        return config, choices
+    content = config.to_dict()
+    for choice in choices:
+        section, name = choice.key.split(".")
+        content[section][name] = choice.value
+        if choice.key == "data.train_size":
+            content[section]["auto_largest"] = None  # it has had its effect
+    return parse_config(content, "what auto chose"), choices
 
 
 def _value(values: dict, key: str) -> object:

@@ -211,7 +211,7 @@ def test_a_folder_is_all_that_a_training_needs(folders, tmp_path, name, capsys):
             for environment, log in zip(jobs.ranks(2), logs, strict=True)
         ]
         for process, log in zip(both, logs, strict=True):
-            process.join(200)
+            process.join(600)
             assert process.exitcode == 0, log.read_text()
     else:
         status, error = run_train(capsys, config, "--work-dir", work_dir)

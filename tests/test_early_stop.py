@@ -35,7 +35,7 @@ def test_two_processes_stop_together_and_a_resume_says_why(tmp_path, capsys):
         for environment, log in zip(jobs.ranks(2), logs, strict=True)
     ]
     for process, log in zip(both, logs, strict=True):
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0, log.read_text()
     text = (work_dir / "log.txt").read_text()
     assert "stopped early: the best AP on val" in text and "of epoch 1, has not risen" in text
