@@ -25,7 +25,7 @@ def place(request, tmp_path) -> str:
 
 
 def dataset_of(folder, count: int = 4):
-    write_coco(folder, {"train": count, "val": 1}, size=(20, 30))
+    write_coco(folder, {"train": count, "val": 1}, size=(60, 70))
     return build.build_dataset(tiny_config(folder), "train")
 
 

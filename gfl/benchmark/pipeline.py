@@ -36,7 +36,8 @@ def data_pipeline(setting: Setting) -> list[Record]:
 
     The pipeline is the training loader's own, run in this process on one thread as each of its
     workers does. Decoding is `cv2.imdecode` of the same files, held in memory; resizing is
-    `cv2.resize` of what it gives, the least that a pipeline to that size can do.
+    `cv2.resize` of what it gives, the least that a pipeline to that size can do. What
+    `data.resize_on_device` leaves to the device is a row of its own.
     """
     with tempfile.TemporaryDirectory() as folder, one_thread():
         paths = _pictures(setting, Path(folder))
