@@ -12,10 +12,11 @@ import gfl
 import gfl.models.backbone
 from gfl.config import parse_config
 
-# Relative difference of a loss, after up to 20 steps of growing difference. fp32 adds in another
-# order; bf16 rounds each product to 8 bits.
-FP32, BF16 = 1e-4, 0.02
 STEPS = 20
+# Relative difference of each step's loss. fp32 adds in another order, which in time moves a place
+# over a threshold of the assigner; bf16 rounds each factor to 8 bits; the others are the same bits.
+FP32 = np.repeat((1e-6, 1e-3), STEPS // 2)
+BF16, SAME = 0.01, 0
 
 
 def losses(folder, name: str, **changes) -> np.ndarray:
@@ -55,11 +56,15 @@ def golden(folder):
 @pytest.mark.parametrize(
     "name, changes, tolerance",
     [
-        ("folded", {}, FP32),
-        ("channels_last", {"train": {"channels_last": True}}, FP32),
-        ("workers", {"data": {"workers": 2}}, 1e-12),
+        ("norms in convolutions", {}, FP32),
+        ("channels last", {"train": {"channels_last": True}}, FP32),
+        ("recomputed", {"train": {"checkpoint_activations": True}}, FP32),
         ("bf16", {"train": {"precision": "bf16"}}, BF16),
+        ("on the device", {"data": {"resize_on_device": True, "cache": "ram"}}, SAME),
     ],
 )
 def test_the_curve_stays(folder, golden, name, changes, tolerance):
-    np.testing.assert_allclose(losses(folder, name, **changes), golden, rtol=tolerance)
+    curve = losses(folder, name, **changes)
+    if name == "on the device":
+        golden = losses(folder, "in the loader")
+    assert (np.abs(curve - golden) <= tolerance * golden).all()
