@@ -55,9 +55,9 @@ def _largest(sizes: Iterable) -> tuple[int, int]:
 
 def _targets(samples: Sequence[Sample], metas: Sequence[ImageMeta]) -> tuple[Tensor, Targets]:
     """(B, 2) input sizes, and the objects."""
-    boxes, present = _pad([sample.boxes for sample in samples], (4,), torch.float32)
-    labels, _ = _pad([sample.labels for sample in samples], (), torch.int64)
-    ignore_boxes, ignored = _pad([sample.ignore_boxes for sample in samples], (4,), torch.float32)
+    boxes, present = _pad([sample.boxes for sample in samples], (4,), np.float32)
+    labels, _ = _pad([sample.labels for sample in samples], (), np.int64)
+    ignore_boxes, ignored = _pad([sample.ignore_boxes for sample in samples], (4,), np.float32)
     own_sizes = torch.tensor([padded_size(meta.input_size) for meta in metas])
     targets = Targets(boxes, labels, present, own_sizes, ignore_boxes, ignored)
     return torch.tensor([meta.input_size for meta in metas]), targets
@@ -67,14 +67,16 @@ def _planes(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor:
     """(B, 3, H, W) uint8 of images that are at most `size` (h, w) large."""
     height, width = size
     images = np.empty((len(samples), 3, height, width), np.uint8)
-    wide = np.zeros((height, width, 3), np.uint8)  # whole rows are split in half the time
+    wide = np.empty((height, width, 3), np.uint8)  # whole rows are split in half the time
     for planes, sample in zip(images, samples, strict=True):
         image = np.asarray(sample.image)
         if image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"image {sample.image_id} is {image.shape}, expected (H, W, 3)")
         rows, columns = image.shape[:2]
-        wide[:rows, :columns], wide[:rows, columns:] = image, 0
-        cv2.split(wide[:rows], list(planes[:, :rows]))
+        if columns < width:
+            wide[:rows, :columns], wide[:rows, columns:] = image, 0
+            image = wide[:rows]
+        cv2.split(np.ascontiguousarray(image, np.uint8), list(planes[:, :rows]))
         planes[:, rows:] = 0
     return torch.from_numpy(images)
 
@@ -93,17 +95,15 @@ def _taps(
     return torch.from_numpy(pixels), torch.from_numpy(weights)
 
 
-def _pad(
-    rows: list[np.ndarray], shape: tuple[int, ...], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _pad(rows: list[np.ndarray], shape: tuple[int, ...], dtype: type) -> tuple[Tensor, Tensor]:
     """Stack lists of different length to (B, longest, *shape); (B, longest) bool says what is."""
     longest = max(len(row) for row in rows)
-    padded = torch.zeros(len(rows), longest, *shape, dtype=dtype)
-    present = torch.zeros(len(rows), longest, dtype=torch.bool)
+    padded = np.zeros((len(rows), longest, *shape), dtype)
+    present = np.zeros((len(rows), longest), bool)
     for number, row in enumerate(rows):
-        padded[number, : len(row)] = torch.as_tensor(row, dtype=dtype)
+        padded[number, : len(row)] = row
         present[number, : len(row)] = True
-    return padded, present
+    return torch.from_numpy(padded), torch.from_numpy(present)
 
 
 class Normalize:

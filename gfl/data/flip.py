@@ -28,6 +28,8 @@ def flip_boxes(
 
     Source: albumentations 2.0, the order of its roundings; no code.
     """
+    if not len(boxes):
+        return boxes.astype(np.float32), np.ones(0, bool)
     sides = np.array(size[::-1] * 2, np.float64)
     fractions = (boxes / sides).astype(np.float32).clip(0, 1)
     if not (fractions[:, 2:] > fractions[:, :2]).all():
