@@ -148,7 +148,11 @@ def network_without_content(config: Config, num_classes: int) -> nn.Module:
     if "model.reg_max" in config.auto_keys:
         config = config.with_values({"model.reg_max": REG_MAX})
     with torch.random.fork_rng(devices=[]):
-        return build.build_model(config, num_classes, load_pretrained=False).to("meta")
+        try:
+            with torch.device("meta"):
+                return build.build_model(config, num_classes, load_pretrained=False)
+        except UserError:  # a torchvision or timm network that is cut by what it computes
+            return build.build_model(config, num_classes, load_pretrained=False).to("meta")
 
 
 def _format(config: Config, has_data: bool) -> Choice:

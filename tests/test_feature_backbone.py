@@ -94,7 +94,7 @@ def test_declared_strides_must_be_the_networks():
 def test_parity_torchvision_resnet(name, own):
     """The same weights give the same four stage outputs as our own backbone, bit for bit."""
     network = torchvision_network(name).eval()
-    ours = ResNet(name).eval()
+    ours = ResNet(name, norm="batch").eval()
     ours.load_state_dict({k: v for k, v in network.state_dict().items() if k[:3] != "fc."})
     cut = FeatureBackbone(f"torchvision/{name}").eval()
     cut.body.load_state_dict(ours.state_dict())
@@ -111,7 +111,7 @@ def test_parity_torchvision_resnet(name, own):
 
 
 def test_parity_timm_resnet():
-    ours = ResNet("resnet18").eval()
+    ours = ResNet("resnet18", norm="batch").eval()
     theirs = FeatureBackbone("timm/resnet18").eval()
     theirs.body.load_state_dict(ours.state_dict())
     images = torch.randn(1, 3, 96, 96)

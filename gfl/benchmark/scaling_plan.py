@@ -5,7 +5,7 @@ Arithmetic on stated figures, not a measurement. docs/scaling.md explains it.
 
 from dataclasses import dataclass
 
-from gfl.build import build_model
+from gfl.automatic import network_without_content
 from gfl.config import load_config
 from gfl.errors import UserError
 
@@ -53,7 +53,7 @@ class Payload:
 def payload(config: str, num_classes: int = CLASSES) -> Payload:
     """Count a config's network."""
     values = load_config(config)
-    model = build_model(values, num_classes, load_pretrained=False)
+    model = network_without_content(values, num_classes)
     model.freeze(values.train.freeze)
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return Payload(config, sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains))
