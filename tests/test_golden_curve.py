@@ -21,8 +21,9 @@ BF16, SAME = 0.01, 0
 
 def losses(folder, name: str, **changes) -> np.ndarray:
     """Total loss of each step of a training with frozen statistics."""
-    config = tiny_config(folder, epochs=STEPS // 2, lr=0.002, log_steps=1, eval_epochs=STEPS)
+    config = tiny_config(folder, epochs=2, lr=0.002, eval_epochs=2, checkpoint_steps=STEPS)
     values = config.to_dict()
+    values["data"]["train_size"] = {"short": 64, "long": 96}
     values["model"]["backbone"]["pretrained"] = str(folder / "backbone.pth")
     for section, keys in changes.items():
         values[section].update(keys)
@@ -35,7 +36,7 @@ def losses(folder, name: str, **changes) -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curve")
-    write_coco(folder, {"train": 8, "val": 2})
+    write_coco(folder, {"train": 40, "val": 2})
     torch.manual_seed(0)
     backbone = torchvision.models.resnet18()
     backbone(torch.randn(8, 3, 64, 64))  # moves the statistics from 0 and 1
