@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from gfl.engine.curves import IOU, Curve
-
-matplotlib.use("Agg")  # files only
-import matplotlib.pyplot as plt  # noqa: E402
 
 # Above that many classes a plot names only the whole.
 MAX_NAMED = 20
@@ -26,7 +23,8 @@ def save_curves(folder: Path, curves: dict[str, Curve]) -> list[Path]:
         ("precision_recall", "recall", "precision"),
         ("f1", "scores", "f1"),
     ):
-        figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        axes = figure.subplots()
         for class_name, curve in curves.items():
             label = class_name
             if name == "f1" and curve.threshold is not None:
@@ -51,7 +49,8 @@ def save_confusion(folder: Path, matrix: np.ndarray, names: list[str]) -> Path:
     labels = [*names, "nothing"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = max(5.0, 0.45 * len(labels) + 2)
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize="small")
     axes.set_yticks(range(len(labels)), labels, fontsize="small")
@@ -65,7 +64,6 @@ def save_confusion(folder: Path, matrix: np.ndarray, names: list[str]) -> Path:
     return _save(figure, folder / "confusion.png")
 
 
-def _save(figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import torch
+from matplotlib.figure import Figure
 
 from gfl import build
 from gfl.automatic import choose_all
@@ -22,9 +22,6 @@ from gfl.initialise import initialise
 from gfl.sample import make_shapes
 from gfl.structures import Batch
 from gfl.teacher import load_teacher
-
-matplotlib.use("Agg")  # files only
-import matplotlib.pyplot as plt  # noqa: E402
 
 CSV, PICTURE = "lr_test.csv", "lr_test.png"
 # From the config's train.lr down and up.
@@ -159,7 +156,8 @@ def _csv(found: RateRange) -> str:
 
 
 def _picture(found: RateRange) -> bytes:
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot(found.rates, found.losses, color="C0", alpha=0.35, linewidth=1, label="loss")
     axes.plot(found.rates, found.smoothed, color="C0", label="smoothed")
     if found.suggestion is not None:
@@ -172,5 +170,4 @@ def _picture(found: RateRange) -> bytes:
     axes.legend(fontsize="small")
     content = io.BytesIO()
     figure.savefig(content, dpi=120)
-    plt.close(figure)
     return content.getvalue()

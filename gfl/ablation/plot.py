@@ -2,10 +2,7 @@
 
 from typing import BinaryIO
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only
-import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure
 
 PANELS = ("AP x 100", "AP x 100 less the reference's", "time over the reference's")
 
@@ -16,9 +13,8 @@ HERE = "here, wider range of seeds"
 def save_plot(file: BinaryIO, study: dict) -> None:
     """Write a PNG, one line a row; `study` as in `gfl.ablation.report.markdown`."""
     rows = study["rows"]
-    figure, panels = plt.subplots(
-        1, 3, figsize=(13, 1.4 + 0.42 * len(rows)), layout="constrained", sharey=True
-    )
+    figure = Figure(figsize=(13, 1.4 + 0.42 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True)
     for axes, title in zip(panels, PANELS, strict=True):
         axes.set_title(title, fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
@@ -55,4 +51,3 @@ def save_plot(file: BinaryIO, study: dict) -> None:
             axes.legend(fontsize="x-small")
     figure.suptitle(f"Ablation: {study['table']}", fontsize="medium")
     figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)

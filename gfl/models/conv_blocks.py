@@ -47,7 +47,7 @@ class ConvNormAct(nn.Module):
         self,
         in_channels: int,
         channels: int,
-        options: BlockOptions = BlockOptions(),  # noqa: B008 (frozen)
+        options: BlockOptions = BlockOptions(),
         kernel: int | None = None,
         stride: int = 1,
         groups: int = 1,

@@ -74,7 +74,7 @@ class GFLHead(nn.Module):
         quality_branch: bool = False,
         anchors_per_cell: int = 1,
         score_bins: int = 1,
-        blocks: BlockOptions = BlockOptions(),  # noqa: B008 (frozen)
+        blocks: BlockOptions = BlockOptions(),
         shared_tower: bool = False,
     ):
         super().__init__()

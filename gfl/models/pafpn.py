@@ -33,7 +33,7 @@ class PAFPN(nn.Module):
         in_strides: tuple[int, ...],
         channels: int = 96,
         num_extra: int = 1,
-        blocks: BlockOptions = BlockOptions("depthwise", 5, "batch"),  # noqa: B008 (frozen)
+        blocks: BlockOptions = BlockOptions("depthwise", 5, "batch"),
     ):
         super().__init__()
 
