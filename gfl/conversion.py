@@ -135,18 +135,23 @@ def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, C
         "step": 0,
         "epoch": 0,
         "versions": {"gfl": gfl.__version__},
-        "source": {
-            "file": file.path.name,
-            "sha256": file.sha256,
-            "project": recognise_source(file),
-            "project_version": file.version,
-            "licence": "Apache-2.0",
-            "config": name,
-            "left_out": list(file.dropped),
-            "name_says_hash": _name_says_hash(file),
-        },
+        "source": _source(file, name),
     }
     return content, comparison
+
+
+def _source(file: PublicFile, config_name: str) -> dict:
+    """Where the weights come from."""
+    return {
+        "file": file.path.name,
+        "sha256": file.sha256,
+        "project": recognise_source(file),
+        "project_version": file.version,
+        "licence": "Apache-2.0",
+        "config": config_name,
+        "left_out": list(file.dropped),
+        "name_says_hash": _name_says_hash(file),
+    }
 
 
 def _as_kind_of(own: Tensor, theirs: Tensor, what: str) -> Tensor:

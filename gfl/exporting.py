@@ -81,13 +81,12 @@ def export(
     temporary = path.with_name(path.stem + ".tmp" + path.suffix)
     try:
         say(f"exporting {checkpoint} as {form}")
-        opset = (opset or OPSET) if is_onnx else None
-        metadata = describe(content, detector, form, half, opset)
+        metadata = describe(content, detector, form, half, (opset or OPSET) if is_onnx else None)
         _write(temporary, detector, metadata)
         say("comparing with PyTorch")
         network, runtime = open_exported(temporary, form)
         found = compare(network, detector, form, batches, limits)
-        about = "a drawn picture" if image is None else str(image)
+        about = str(image or "a drawn picture")
         report = _report(metadata, runtime, about, batches, found, limits)
         if not found.within(limits):
             raise ExportFailed(f"{path} is not written, it differs from PyTorch: {_row(report)}")

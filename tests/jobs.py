@@ -56,6 +56,18 @@ def ranks(count: int) -> list[dict]:
     return [{**shared, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
 
 
+def run_on_ranks(argv: list, folder: Path, count: int = 2) -> None:
+    """Run one command as torchrun's processes, which all end well; their logs are in `folder`."""
+    logs = [folder / f"{rank}.txt" for rank in range(count)]
+    processes = [
+        start(argv, environment=environment, log=log)
+        for environment, log in zip(ranks(count), logs, strict=True)
+    ]
+    for process, log in zip(processes, logs, strict=True):
+        process.join(600)
+        assert process.exitcode == 0, log.read_text()
+
+
 def _work(argv: list[str], spoil: tuple, environment: dict, log: Path | None) -> None:
     torch.set_num_threads(1)
     os.environ.update(environment)

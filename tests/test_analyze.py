@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from builders import tiny_config, write_coco
-from test_html_page import browser, screen  # noqa: F401
+from test_html_page import screen
 from test_tide import KINDS
 
 import gfl
@@ -324,7 +324,7 @@ def test_a_public_file_gets_no_temperature(tmp_path, capsys):
 
 
 @pytest.mark.browser
-def test_a_browser_shows_the_page_without_complaint(browser, report, tmp_path):  # noqa: F811
+def test_a_browser_shows_the_page_without_complaint(browser, report, tmp_path):
     _, out = report
     browser.get((out / "report.html").as_uri())
     for width, height in ((1280, 900), (390, 844)):

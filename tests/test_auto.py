@@ -205,14 +205,7 @@ def test_a_folder_is_all_that_a_training_needs(folders, tmp_path, name, capsys):
         values[section][entry] = "auto"
     config, work_dir = write_config(tmp_path / "c.yaml", values), tmp_path / "run"
     if name == "yolo":  # by two processes
-        logs = [tmp_path / f"{rank}.txt" for rank in range(2)]
-        both = [
-            jobs.start([config, "--work-dir", work_dir], environment=environment, log=log)
-            for environment, log in zip(jobs.ranks(2), logs, strict=True)
-        ]
-        for process, log in zip(both, logs, strict=True):
-            process.join(600)
-            assert process.exitcode == 0, log.read_text()
+        jobs.run_on_ranks([config, "--work-dir", work_dir], tmp_path)
     else:
         status, error = run_train(capsys, config, "--work-dir", work_dir)
         assert status == 0, error

@@ -29,14 +29,7 @@ def test_two_processes_stop_together_and_a_resume_says_why(tmp_path, capsys):
 
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
     config = write_config(tmp_path / "c.yaml", values)
-    logs = [tmp_path / f"{rank}.txt" for rank in range(2)]
-    both = [
-        jobs.start([config, "--work-dir", work_dir], environment=environment, log=log)
-        for environment, log in zip(jobs.ranks(2), logs, strict=True)
-    ]
-    for process, log in zip(both, logs, strict=True):
-        process.join(600)
-        assert process.exitcode == 0, log.read_text()
+    jobs.run_on_ranks([config, "--work-dir", work_dir], tmp_path)
     text = (work_dir / "log.txt").read_text()
     assert "stopped early: the best AP on val" in text and "of epoch 1, has not risen" in text
     assert torch.load(work_dir / "last.pt", weights_only=True)["step"] == 2

@@ -3,15 +3,13 @@
 import base64
 import json
 import re
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from test_predict import pictures, run  # noqa: F401
-from test_predictor import checkpoint, folder  # noqa: F401
+from test_predict import run
 
 from gfl.detections import Detections
 from gfl.drawing import COLORS
@@ -117,8 +115,8 @@ def test_scores_to_start_with():
 
 
 def test_order_limit_and_predictions_that_stay_the_same(
-    checkpoint,  # noqa: F811
-    pictures,  # noqa: F811
+    checkpoint,
+    pictures,
     tmp_path,
     capsys,
 ):
@@ -141,7 +139,7 @@ def test_order_limit_and_predictions_that_stay_the_same(
     assert (out / "predictions.html").read_text() == page
 
 
-def test_frames_of_a_video(checkpoint, tmp_path):  # noqa: F811
+def test_frames_of_a_video(checkpoint, tmp_path):
     video = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (128, 96))
     for _ in range(3):
@@ -156,8 +154,8 @@ def test_frames_of_a_video(checkpoint, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("options", [(), ("--tile", 64)])
 def test_the_distributions_of_a_network_lie_around_its_sides(
     options,
-    checkpoint,  # noqa: F811
-    pictures,  # noqa: F811
+    checkpoint,
+    pictures,
     tmp_path,
 ):
     arguments = (pictures / "a.png", "--out", tmp_path, "--html", "--no-pictures", *options)
@@ -178,22 +176,6 @@ def test_the_distributions_of_a_network_lie_around_its_sides(
 
 
 # In a browser ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no chromium with its chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield browser
-    browser.quit()
 
 
 def screen(browser, width: int, height: int) -> None:
@@ -223,8 +205,8 @@ def move_slider(browser, score: float) -> None:
 @pytest.mark.browser
 def test_hovering_tells_what_predictions_json_says(
     browser,
-    checkpoint,  # noqa: F811
-    pictures,  # noqa: F811
+    checkpoint,
+    pictures,
     tmp_path,
 ):
     from selenium.webdriver.common.action_chains import ActionChains

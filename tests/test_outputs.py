@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from test_predictor import checkpoint, folder  # noqa: F401
 
 import gfl
 from gfl.benchmark.setting import setting
@@ -55,13 +54,13 @@ def test_a_tolerance_is_a_number_from_0_on(tolerance, tmp_path):
         gfl.export("best.pt", tmp_path / "x.onnx", tolerance=tolerance)
 
 
-def test_an_opset_that_onnx_does_not_know_is_one_message(checkpoint, tmp_path):  # noqa: F811
+def test_an_opset_that_onnx_does_not_know_is_one_message(checkpoint, tmp_path):
     with pytest.raises(gfl.UserError, match="opset is 99, the installed onnx knows up to"):
         gfl.export(checkpoint, tmp_path / "x.onnx", opset=99)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_ends_an_export_in_one_message(checkpoint, tmp_path, monkeypatch):  # noqa: F811
+def test_a_full_disk_ends_an_export_in_one_message(checkpoint, tmp_path, monkeypatch):
     def full(path, *_):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -72,7 +71,7 @@ def test_a_full_disk_ends_an_export_in_one_message(checkpoint, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plots_are_refused_before_the_evaluation(checkpoint, folder, tmp_path):  # noqa: F811
+def test_plots_are_refused_before_the_evaluation(checkpoint, folder, tmp_path):
     (tmp_path / "plots").write_text("mine")
     heard = []
     with pytest.raises(gfl.UserError, match="cannot write to .*plots"):
@@ -83,7 +82,7 @@ def test_plots_are_refused_before_the_evaluation(checkpoint, folder, tmp_path): 
         gfl.evaluate(checkpoint, say=heard.append, plots=tmp_path / "more")
 
 
-def test_a_scale_that_no_memory_holds_is_one_message(checkpoint):  # noqa: F811
+def test_a_scale_that_no_memory_holds_is_one_message(checkpoint):
     with pytest.raises(gfl.UserError, match="short sides of 32 to 8192 pixels"):
         gfl.evaluate(checkpoint, scales=[100000])
 

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_predictor import checkpoint, folder  # noqa: F401
 
 import gfl
 import gfl.structures
@@ -18,24 +17,11 @@ from gfl.predicting import Prediction, predict_sources
 from gfl.sources import Source, Video, find_sources
 
 
-@pytest.fixture
-def pictures(folder, tmp_path):  # noqa: F811
-    """Three pictures, one in a folder below, one that is broken, one that is no picture."""
-    place = tmp_path / "pictures"
-    (place / "below").mkdir(parents=True)
-    files = sorted((folder / "images").iterdir())
-    for target, file in zip(("a.png", "b.png", "below/a.png"), files, strict=False):
-        (place / target).write_bytes(file.read_bytes())
-    (place / "broken.jpg").write_bytes(b"no picture")
-    (place / "notes.txt").write_text("mine")
-    return place
-
-
-def run(checkpoint, *arguments):  # noqa: F811
+def run(checkpoint, *arguments):
     return main([str(checkpoint), *map(str, arguments), "--device", "cpu"])
 
 
-def test_a_folder(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+def test_a_folder(checkpoint, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     before = {f: f.read_bytes() for f in pictures.rglob("*") if f.is_file()}
     assert run(checkpoint, pictures, "--out", out) == 0
@@ -59,7 +45,7 @@ def test_a_folder(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
     assert not (out / "notes.txt").exists()
 
 
-def test_score_and_classes_limit_what_is_written(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+def test_score_and_classes_limit_what_is_written(checkpoint, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     options = ("--score", "0.4", "--classes", "disc", "--no-pictures")
     assert run(checkpoint, pictures / "a.png", "--out", out, *options) == 0
@@ -70,14 +56,14 @@ def test_score_and_classes_limit_what_is_written(checkpoint, pictures, tmp_path,
     assert "did you mean 'disc'" in capsys.readouterr().err
 
 
-def test_same_names_from_two_folders_are_kept_apart(checkpoint, pictures, tmp_path):  # noqa: F811
+def test_same_names_from_two_folders_are_kept_apart(checkpoint, pictures, tmp_path):
     out = tmp_path / "out"
     sources = (pictures / "a.png", pictures / "below" / "a.png")
     assert run(checkpoint, *sources, "--out", out) == 0
     assert {f.name for f in out.iterdir()} == {"a.png", "a_2.png", "predictions.json"}
 
 
-def test_a_source_is_never_written_over(checkpoint, pictures, capsys):  # noqa: F811
+def test_a_source_is_never_written_over(checkpoint, pictures, capsys):
     before = (pictures / "a.png").read_bytes()
     assert run(checkpoint, pictures, "--out", pictures) == 2
     assert "choose another folder" in capsys.readouterr().err
@@ -85,7 +71,7 @@ def test_a_source_is_never_written_over(checkpoint, pictures, capsys):  # noqa: 
     assert not (pictures / "predictions.json").exists()
 
 
-def test_a_video_becomes_a_video(checkpoint, pictures, tmp_path):  # noqa: F811
+def test_a_video_becomes_a_video(checkpoint, pictures, tmp_path):
     video = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (128, 90))
     frame = cv2.resize(cv2.imread(str(pictures / "a.png")), (128, 90))
@@ -100,21 +86,21 @@ def test_a_video_becomes_a_video(checkpoint, pictures, tmp_path):  # noqa: F811
     assert [entry["frame"] for entry in entries] == [0, 1, 2, 3]
 
 
-def test_endings_that_become_one_are_kept_apart(checkpoint, pictures, tmp_path):  # noqa: F811
+def test_endings_that_become_one_are_kept_apart(checkpoint, pictures, tmp_path):
     (pictures / "a.gif").write_bytes((pictures / "a.png").read_bytes())
     found = find_sources([str(pictures)], tmp_path / "out")
     names = [str(source.name) for source in found]
     assert len(set(names)) == len(names) == 5 and {"a.png", "a_2.png"} <= set(names)
 
 
-def test_an_earlier_outcome_inside_the_folder_is_no_source(checkpoint, pictures):  # noqa: F811
+def test_an_earlier_outcome_inside_the_folder_is_no_source(checkpoint, pictures):
     for _ in range(2):
         assert run(checkpoint, pictures, "--out", pictures / "drawn") == 0
         entries = json.loads((pictures / "drawn" / "predictions.json").read_text())
         assert len(entries) == 3
 
 
-def test_a_broken_video_loses_no_picture(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+def test_a_broken_video_loses_no_picture(checkpoint, pictures, tmp_path, capsys):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     out = tmp_path / "out"
     assert run(checkpoint, pictures / "a.png", tmp_path / "bad.mp4", "--out", out) == 0
@@ -122,7 +108,7 @@ def test_a_broken_video_loses_no_picture(checkpoint, pictures, tmp_path, capsys)
     assert len(json.loads((out / "predictions.json").read_text())) == 1
 
 
-def test_scores_below_the_configs_threshold_can_be_had(checkpoint, pictures, tmp_path):  # noqa: F811
+def test_scores_below_the_configs_threshold_can_be_had(checkpoint, pictures, tmp_path):
     counts = []
     for score in ("0.0", "0.05", "0.5"):
         assert run(checkpoint, pictures / "a.png", "--out", tmp_path, "--score", score) == 0
@@ -131,7 +117,7 @@ def test_scores_below_the_configs_threshold_can_be_had(checkpoint, pictures, tmp
     assert counts == sorted(counts, reverse=True)
 
 
-def test_tiles(checkpoint, pictures, tmp_path):  # noqa: F811
+def test_tiles(checkpoint, pictures, tmp_path):
     out = tmp_path / "out"
     assert run(checkpoint, pictures / "a.png", "--out", out, "--tile", 64, "--overlap", 0.3) == 0
     [entry] = json.loads((out / "predictions.json").read_text())
@@ -155,7 +141,7 @@ def test_tiles(checkpoint, pictures, tmp_path):  # noqa: F811
         (["OK", "--classes", "squar"], "did you mean 'square'"),
     ],
 )
-def test_mistakes_are_one_message(arguments, says, checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+def test_mistakes_are_one_message(arguments, says, checkpoint, pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     places = {
         "EMPTY": tmp_path / "empty",
@@ -190,7 +176,7 @@ def test_the_console_command(capsys):
         assert end.value.code == 0
 
 
-def test_a_video_in_a_folder_below(checkpoint, pictures, tmp_path, capsys):  # noqa: F811
+def test_a_video_in_a_folder_below(checkpoint, pictures, tmp_path, capsys):
     frame = cv2.imread(str(pictures / "a.png"))
     for old in (pictures / "below").iterdir():
         old.unlink()
