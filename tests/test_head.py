@@ -4,7 +4,9 @@ import pytest
 import torch
 from conftest import assert_close
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from gfl.models.conv_blocks import BlockOptions, Tower
 from gfl.models.head import GFLHead
 from gfl.models.quality import DistributionQuality
 
@@ -102,3 +104,34 @@ def test_first_scores_are_one_in_a_hundred_for_every_anchor():
         outputs = head([torch.randn(1, 4, *size) for size in SIZES])
     assert_close(outputs.cls_logits.sigmoid(), torch.full((1, 24, 3), 0.01), rtol=1e-4)
     assert head.quality_out.bias.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("conv", ["plain", "depthwise"])
+def test_a_tower_computes_norms_again_and_nothing_else_twice(conv):
+    """Training keeps less than testing, with the same gradients from the same convolutions."""
+    torch.manual_seed(0)
+    tower = Tower([32, 64, 64, 64], BlockOptions(conv=conv))
+    levels = [torch.randn(2, 32, side, side) for side in (8, 4)]
+
+    def step() -> tuple[int, int, list[torch.Tensor]]:
+        tower.zero_grad()
+        kept: dict[int, int] = {}
+
+        def note(x: torch.Tensor) -> torch.Tensor:
+            kept[x.data_ptr()] = x.numel()
+            return x
+
+        with FlopCounterMode(display=False) as flops:
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+                loss = sum(y.square().sum() for y in tower(levels))
+            loss.backward()
+        gradients = [parameter.grad.clone() for parameter in tower.parameters()]
+        return sum(kept.values()), flops.get_total_flops(), gradients
+
+    recomputed, flops, gradients = step()
+    tower.eval()
+    plain, plain_flops, plain_gradients = step()
+    assert recomputed < 0.75 * plain
+    assert flops == plain_flops
+    for ours, expected in zip(gradients, plain_gradients, strict=True):
+        assert torch.equal(ours, expected)

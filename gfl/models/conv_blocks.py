@@ -1,9 +1,11 @@
 """Convolution, norm and activation in a row: what light necks and heads are made of."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish, "silu": nn.SiLU}
 
@@ -63,7 +65,15 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
         """(B, in_channels, h, w) to (B, channels, h / stride, w / stride); `level` from 0."""
-        return self.activation(_of(level, self.norm)(_of(level, self.conv)(x)))
+        return self.finish(self.convolve(x, level), level)
+
+    def convolve(self, x: Tensor, level: int) -> Tensor:
+        """What `finish` makes the block's output of."""
+        return _of(level, self.conv)(x)
+
+    def finish(self, x: Tensor, level: int) -> Tensor:
+        """Norm and activation."""
+        return self.activation(_of(level, self.norm)(x))
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -92,6 +102,9 @@ def block(in_channels: int, channels: int, options: BlockOptions, stride: int = 
 class Tower(nn.Sequential):
     """Blocks one after the other, the same convolutions for every level.
 
+    In training with group norms, a convolution's output is kept for the backward, but not what norm
+    and activation make of it: that is computed again, which costs little and halves the memory.
+
     Args:
         widths: channels of the input and of each block's output.
         options: of the blocks.
@@ -106,12 +119,26 @@ class Tower(nn.Sequential):
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Levels of (B, widths[0], h, w) to levels of (B, widths[-1], h, w)."""
-        done = []
-        for number, x in enumerate(levels):
-            for part in self:
-                x = part(x, number)
-            done.append(x)
-        return done
+        return [self._one(x, number) for number, x in enumerate(levels)]
+
+    def _one(self, x: Tensor, level: int) -> Tensor:
+        parts = list(self)
+        x = parts[0].convolve(x, level)
+        for before, after in pairwise(parts):
+            x = self._between(before, after, x, level)
+        return parts[-1].finish(x, level)
+
+    def _between(self, before: ConvNormAct, after: ConvNormAct, x: Tensor, level: int) -> Tensor:
+        """From one convolution's output to the next one's."""
+
+        def work(x: Tensor) -> Tensor:
+            return after.convolve(before.finish(x, level), level)
+
+        kept = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if kept and isinstance(before.norm, nn.GroupNorm):
+            # The second time it stops before the convolution, whose inputs are all it is asked for.
+            return checkpoint(work, x, use_reentrant=False, preserve_rng_state=False)
+        return work(x)
 
 
 def _norm(name: str, channels: int) -> nn.Module:

@@ -52,26 +52,43 @@ class _ScaledConvolution(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
         needs_x, needs_weight, needs_scale, needs_shift, _ = ctx.needs_input_grad
-        of_x, of_product, of_shift = torch.ops.aten.convolution_backward(
-            gradient,
-            x,
-            _scaled(weight, scale).to(x.dtype),
-            [len(scale)],
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            (needs_x, needs_weight or needs_scale, needs_shift),
+
+        def convolution_backward(weight: Tensor, *mask: bool):
+            return torch.ops.aten.convolution_backward(
+                gradient,
+                x,
+                weight.to(x.dtype),
+                [len(scale)],
+                stride,
+                padding,
+                dilation,
+                False,
+                [0, 0],
+                groups,
+                mask,
+            )
+
+        # One after the other: the product, as large as the weights, is gone when its gradient
+        # comes, which does not depend on its values.
+        of_x = None
+        if needs_x:
+            of_x, _, _ = convolution_backward(_scaled(weight, scale), True, False, False)
+        _, of_product, of_shift = convolution_backward(
+            weight, False, needs_weight or needs_scale, needs_shift
         )
         of_weight = of_scale = None
         if of_product is not None:
             of_product = of_product.to(weight.dtype)
-            of_scale = (of_product * weight).sum((1, 2, 3)) if needs_scale else None
+            of_scale = _dot(of_product, weight) if needs_scale else None
             of_weight = of_product.mul_(scale[:, None, None, None]) if needs_weight else None
         of_shift = None if of_shift is None else of_shift.to(scale.dtype)
         return of_x, of_weight, of_scale, of_shift, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """(C,) sums of a * b over all but the first dimension; no product is made of channels_last."""
+    rows_a, rows_b = (x.permute(0, 2, 3, 1).flatten(1) for x in (a, b))
+    return torch.linalg.vecdot(rows_a, rows_b)
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
