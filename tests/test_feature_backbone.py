@@ -11,12 +11,15 @@ from builders import make_targets
 from torch import nn
 
 from gfl.build import build_criterion, build_model
+from gfl.build.model import build_backbone
 from gfl.config import parse_config
 from gfl.errors import UserError
 from gfl.models.backbone import ResNet
 from gfl.models.feature_backbone import FeatureBackbone
 from gfl.models.feature_networks import stride_of, torchvision_features, torchvision_network
+from gfl.models.narrow_resnet import NarrowResNet
 from gfl.models.trainable import dependent_outputs
+from gfl.schema.model import Backbone
 
 NAMES = [
     "timm/resnet18",
@@ -63,7 +66,7 @@ def test_stride_is_read_from_the_shape(shape, expected):
     assert stride_of(torch.zeros(shape), (96, 160)) == expected
 
 
-@pytest.mark.parametrize("name", ["resnet18", *NAMES])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18_w16", *NAMES])
 def test_reported_strides_and_channels_are_those_of_the_maps(name):
     model = build_model(config_of(name), num_classes=2, load_pretrained=False).eval()
     with torch.no_grad():
@@ -118,6 +121,27 @@ def test_parity_timm_resnet():
     with torch.no_grad():
         for a, b in zip(theirs(images), ours(images), strict=True):
             assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_parity_narrow_resnet_of_full_width_is_torchvisions():
+    torch.manual_seed(0)
+    ours = NarrowResNet(64).eval()
+    theirs = torchvision_network("resnet18").eval()
+    theirs.load_state_dict(ours.state_dict() | {"fc.weight": torch.zeros(1000, 512)}, strict=False)
+    images, x = torch.randn(1, 3, 96, 96), {}
+    theirs.layer4.register_forward_hook(lambda _module, _inputs, output: x.update(theirs=output))
+    with torch.no_grad():
+        theirs(images)
+        ours_out = ours.maxpool(ours.relu(ours.bn1(ours.conv1(images))))
+        for stage in (ours.layer1, ours.layer2, ours.layer3, ours.layer4):
+            ours_out = stage(ours_out)
+    assert torch.equal(ours_out, x["theirs"])
+
+
+def test_a_narrow_resnet_has_no_published_weights():
+    options = Backbone(name="resnet18_w32", pretrained=True)
+    with pytest.raises(UserError, match="no published weights of resnet18_w32: set .*=false"):
+        build_backbone(options)
 
 
 def test_the_last_map_before_pooling_is_the_classifiers_input():

@@ -11,11 +11,15 @@ from torchvision.models.resnet import Bottleneck
 from gfl.errors import UserError
 from gfl.models.deformable import make_deformable
 from gfl.models.frozen_norm import fold_frozen_norms
+from gfl.models.narrow_resnet import NarrowResNet
 from gfl.models.res2net import Res2Net
 
 # Constructors without weights, and the published ImageNet weights of each: a torchvision name, or
-# "timm/MODEL" where torchvision has none.
-RESNETS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+# "timm/MODEL" where torchvision has none; None where there are none at all.
+RESNETS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
+    "resnet18_w16": (lambda: NarrowResNet(16), None),
+    "resnet18_w32": (lambda: NarrowResNet(32), None),
+    "resnet18_w48": (lambda: NarrowResNet(48), None),
     "resnet18": (torchvision.models.resnet18, "ResNet18_Weights.IMAGENET1K_V1"),
     "resnet34": (torchvision.models.resnet34, "ResNet34_Weights.IMAGENET1K_V1"),
     "resnet50": (torchvision.models.resnet50, "ResNet50_Weights.IMAGENET1K_V1"),
@@ -155,6 +159,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _published_weights(name: str) -> dict[str, Tensor]:
     label = RESNETS[name][1]
+    if label is None:
+        raise UserError(
+            f"there are no published weights of {name}: set model.backbone.pretrained=false to "
+            "train from scratch, or =FILE."
+        )
     if label.startswith("timm/"):
         return _timm_weights(name, label.removeprefix("timm/"))
     weights = torchvision.models.get_weight(label)
