@@ -6,6 +6,7 @@ import sys
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from builders import pyramid
@@ -399,3 +400,38 @@ def test_peer_of_another_backbone_is_missing():
     other = Setting(**{**vars(TINY), "backbone": "timm/convnext_tiny"})
     with pytest.raises(PeerMissing, match="no mmdetection config"):
         Peer(sys.executable, other)
+
+
+def relu_file(path, dims: list, extra: bool = False):
+    """An ONNX file of one ReLU, with an input of sizes beside it as gfl's have."""
+    make = onnx.helper.make_tensor_value_info
+    inputs = [make("images", onnx.TensorProto.FLOAT, dims)]
+    nodes = [onnx.helper.make_node("Relu", ["images"], ["out"])]
+    outputs = [make("out", onnx.TensorProto.FLOAT, dims)]
+    if extra:
+        inputs.append(make("input_sizes", onnx.TensorProto.INT64, [1, 2]))
+        nodes.append(onnx.helper.make_node("Identity", ["input_sizes"], ["sizes"]))
+        outputs.append(make("sizes", onnx.TensorProto.INT64, [1, 2]))
+    graph = onnx.helper.make_graph(nodes, "relu", inputs, outputs)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
+    return path
+
+
+def test_onnx_files_stand_beside_the_first(tmp_path, capsys):
+    ours = relu_file(tmp_path / "ours.onnx", ["b", 3, "h", "w"], extra=True)
+    theirs = relu_file(tmp_path / "theirs.onnx", [1, 3, 64, 96])
+    options = ["--only", "onnx", "--device", "cpu", "--repeats", "2", "--json"]
+    options += [str(tmp_path / "out.json"), "--onnx", str(ours), str(theirs), "--size"]
+    assert main([*options, "64", "96"]) == 0
+    first, second = json.loads((tmp_path / "out.json").read_text())["records"]
+    assert first["name"] == "ours.onnx, 64 x 96, batch 1" and first["limit"] is None
+    assert second["name"] == "theirs.onnx" and second["limit_name"] == "ours.onnx"
+    assert second["ratio"] == pytest.approx(second["median"] / first["median"])
+    assert main([*options, "64", "64"]) == 2
+    assert "expected pictures of (1, 3, 64, 64)" in capsys.readouterr().err
+    (tmp_path / "theirs.onnx").write_bytes(b"no network")
+    assert main([*options, "64", "96"]) == 2
+    assert "onnxruntime can not run" in capsys.readouterr().err
+    assert main(["--only", "onnx", "--device", "cpu"]) == 2
+    assert "--onnx FILE.onnx" in capsys.readouterr().err

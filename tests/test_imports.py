@@ -224,6 +224,7 @@ FLOORS = {
     "benchmark/inference.py": 9,
     "benchmark/memory.py": 9,
     "benchmark/memory_program.py": 9,
+    "benchmark/onnx_latency.py": 8,
     "benchmark/peer.py": 8,
     "benchmark/peer_program.py": 0,
     "benchmark/pipeline.py": 8,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from gfl.benchmark.coco_speed import coco_speed
 from gfl.benchmark.inference import inference
 from gfl.benchmark.memory import memory
+from gfl.benchmark.onnx_latency import onnx_latency
 from gfl.benchmark.peer import Peer, PeerMissing, peer_note
 from gfl.benchmark.pipeline import data_pipeline
 from gfl.benchmark.record import Record
@@ -24,9 +25,10 @@ FIGURES: dict[str, Callable[..., list[Record]]] = {
     "start": start,
     "memory": memory,
     "scaling": scaling,
+    "onnx": onnx_latency,
 }
 # Minutes long, or of interest to few: measured when named.
-ON_REQUEST = ("scaling",)
+ON_REQUEST = ("scaling", "onnx")
 WITH_PEER = ("train", "infer")
 
 

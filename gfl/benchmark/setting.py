@@ -48,6 +48,7 @@ class Setting:
         eval_repeats: timed rounds of the evaluation.
         processes: how many are started for each row of `start` and `memory`.
         peer: interpreter of an environment with mmdetection, or None.
+        onnx_files: what `onnx` compares.
     """
 
     device: str = "cpu"
@@ -65,6 +66,7 @@ class Setting:
     eval_repeats: int = 3
     processes: int = 5
     peer: str | None = None
+    onnx_files: tuple[str, ...] = ()
 
     def __post_init__(self):
         if any(not 32 <= side <= LARGEST or side % 32 for side in self.size):

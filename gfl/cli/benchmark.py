@@ -35,12 +35,15 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="some of train, infer, data, eval, start, memory, scaling; default all but the last",
+        help="train, infer, data, eval, start, memory (the default), scaling or onnx",
     )
     parser.add_argument("--pictures", metavar="DIR", help="JPEGs for data; default drawn ones")
     parser.add_argument("--eval-images", type=int, metavar="N", help="images of eval; default 5000")
     parser.add_argument(
         "--peer", metavar="PYTHON", help="interpreter of an environment with mmdetection"
+    )
+    parser.add_argument(
+        "--onnx", nargs="+", metavar="FILE", help="files that --only onnx times, beside the first"
     )
     several = parser.add_argument_group("a plan for several GPUs, in place of a measurement")
     several.add_argument(
@@ -98,6 +101,7 @@ def benchmark(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     given = {"size": tuple(args.size) if args.size else None, "eval_images": args.eval_images}
     names = ("batch", "backbone", "precision", "repeats", "pictures", "peer")
+    given["onnx_files"] = tuple(args.onnx) if args.onnx else None
     given |= {name: getattr(args, name) for name in names}
     report = measure(setting(args.device, **given), tuple(args.only))
     print(table(report))
