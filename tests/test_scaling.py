@@ -64,7 +64,7 @@ def test_two_processes_exchange_what_is_expected_and_nothing_else():
 
 
 def test_the_figure_is_measured_on_request():
-    assert set(ON_REQUEST) == {"scaling"} and ON_REQUEST[0] in FIGURES
+    assert "scaling" in ON_REQUEST and set(ON_REQUEST) < set(FIGURES)
 
 
 def test_a_setting_comes_back_from_json():

@@ -28,7 +28,7 @@ NOMINAL = {
 # Of a step's computing, how much gradients can be exchanged beside: see docs/scaling.md.
 OVERLAP = 0.5
 CLASSES = 80
-CONFIGS = ("quickstart", "gfl_r50_fpn_1x", "gfl_r101_fpn_ms_2x", "gfl_n", "gfl_s", "gfl_m")
+CONFIGS = ("quickstart", "gfl_r50_fpn_1x", "gfl_r101_fpn_ms_2x", "gfl_n", "gfl_s", "gfl_m", "gfl_l")
 
 
 @dataclass(frozen=True)
