@@ -16,102 +16,30 @@ size of a pixel (0.29, added in quadrature) and JPEG come on top.
 Labels are exact: boxes lie at the mean of their edges. With ``annotator`` each is one of the boxes
 that its object is the mean of, as if somebody had drawn it who could not see a blurred edge any
 better: ``edge_blur`` is then the standard deviation of the label too. The pictures are the same.
+With ``by_colour`` the class is the hue, and each has all shapes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import cv2
 import numpy as np
 
-CATEGORIES = {"disc": 1, "rectangle": 2, "triangle": 4, "ring": 7, "cross": 9, "star": 12}
+from gfl.sample_shapes import CATEGORIES, object_alpha, unit_displacements
+
+# In the order of their hues, which are those of the categories by shape.
+COLOURS = {"red": 3, "yellow": 5, "green": 6, "cyan": 8, "blue": 10, "magenta": 11}
 SPLITS = ("train", "val")
 MIN_SIDE, MAX_SIDE, MAX_SMALL_SIDE = 24.0, 140.0, 42.0
 MARGIN, PAD, BLOCK, ID_STEP = 6, 24, 20, 1_000_000
-MAX_BLUR, MIN_VISIBLE, MASK_SCALE, DRAW_SCALE = 6.0, 0.35, 4, 2
+MAX_BLUR, MIN_VISIBLE = 6.0, 0.35
 Scene = tuple[np.ndarray, list[dict[str, Any]]]
-
-
-@functools.cache
-def _unit_displacements(count: int = 64) -> np.ndarray:
-    """Returns fixed (count, 4) normal quantiles, mean 0, variance 1, columns nearly uncorrelated.
-
-    Opposite sides never approach by 3.5 or more: a box of MIN_SIDE stays open at MAX_BLUR.
-    """
-    z = np.array([NormalDist().inv_cdf((k + 0.5) / count) for k in range(count)])
-    z /= z.std()
-    rng = np.random.default_rng(0)
-    while True:
-        d = np.stack([rng.permutation(z) for _ in range(4)], axis=1)
-        if abs(np.corrcoef(d.T) - np.eye(4)).max() < 0.12 and (d[:, :2] - d[:, 2:]).max() < 3.5:
-            return d
-
-
-def shape_mask(name: str, rows: int, cols: int, form: float = 0.5, turn: int = 0) -> np.ndarray:
-    """Returns a (rows, cols) mask of 0 and 1 of an outline that touches all four of its sides.
-
-    ``form`` in [0, 1] varies the outline; bit 0 of ``turn`` exchanges the axes, bit 1 inverts v.
-    """
-    if name not in CATEGORIES:
-        raise ValueError(f"unknown shape: {name!r}")
-    u = ((np.arange(cols, dtype=np.float32) + 0.5) / cols)[None, :]
-    v = ((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, None]
-    u, v = (v, u) if turn & 1 else (u, v)
-    v = 1 - v if turn & 2 else v
-    x, y = 2 * u - 1, 2 * v - 1
-    if name == "rectangle":
-        inside = np.ones((rows, cols), bool)
-    elif name in ("disc", "ring"):
-        hole = 0.45 + 0.2 * form if name == "ring" else 0.0
-        inside = (x * x + y * y <= 1) & (x * x + y * y >= hole**2)
-    elif name == "triangle":
-        apex = 0.2 + 0.6 * form
-        inside = (u >= apex * (1 - v)) & (u <= 1 - (1 - apex) * (1 - v))
-    elif name == "cross":
-        inside = np.minimum(abs(x), abs(y)) <= 0.24 + 0.2 * form
-    else:
-        # A point is in a pentagram if and only if it is inside at least four of its five lines.
-        tips = np.pi * (0.4 * np.arange(5) - 0.5)
-        x, y = x * np.cos(tips).max(), v * (1 + np.sin(tips).max()) - 1
-        lines = [x * np.cos(a) + y * np.sin(a) <= np.cos(0.4 * np.pi) for a in tips]
-        inside = np.sum(lines, axis=0) >= 4
-    return np.ascontiguousarray(inside, dtype=np.float32)
-
-
-def object_alpha(
-    name: str, box: Sequence[float], edge_blur: Sequence[float], form: float = 0.5, turn: int = 0
-) -> tuple[np.ndarray, int, int]:
-    """Computes the opacity of an object whose box edges are soft.
-
-    ``box`` is the mean position (x, y, w, h) and ``edge_blur`` the standard deviations (left, top,
-    right, bottom), all in pixels; ``form`` and ``turn`` are as in shape_mask.
-
-    Returns:
-        The opacity as a float32 patch, and the integer x and y of the patch's top left corner.
-    """
-    x, y, w, h = box
-    mask = shape_mask(name, round(h * MASK_SCALE), round(w * MASK_SCALE), form, turn)
-    rows, cols = mask.shape
-    pad = int(np.ceil(3 * max(edge_blur))) + 2
-    x0, y0 = int(np.floor(x)) - pad, int(np.floor(y)) - pad
-    out_w, out_h = int(np.ceil(x + w)) + pad - x0, int(np.ceil(y + h)) + pad - y0
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    total = np.zeros((out_h * DRAW_SCALE, out_w * DRAW_SCALE), np.float32)
-    sides = np.array([x, y, x + w, y + h]) + _unit_displacements() * np.asarray(edge_blur)
-    for left, top, right, bottom in sides:
-        fx, fy = cols / (right - left), rows / (bottom - top)
-        to_x = [fx / DRAW_SCALE, 0, fx * (x0 + 0.5 / DRAW_SCALE - left) - 0.5]
-        to_y = [0, fy / DRAW_SCALE, fy * (y0 + 0.5 / DRAW_SCALE - top) - 0.5]
-        total += cv2.warpAffine(mask, np.array([to_x, to_y]), total.shape[::-1], flags=flags)
-    return cv2.resize(total / len(sides), (out_w, out_h), interpolation=cv2.INTER_AREA), x0, y0
 
 
 def paint(canvas: np.ndarray, alpha: np.ndarray, x0: int, y0: int, colour: Any) -> None:
@@ -156,9 +84,9 @@ def draw_edge_blur(rng: np.random.Generator) -> list[float]:
     return [round(float(np.exp(rng.uniform(*np.log(kinds[k])))), 3) for k in picked]
 
 
-def _pick_colour(rng: np.random.Generator, around: np.ndarray, name: str) -> np.ndarray:
-    """Returns a colour of the class's range of hues that differs from nearly all given pixels."""
-    hue = 60 * list(CATEGORIES).index(name) + rng.uniform(-25, 25, 20)
+def _pick_colour(rng: np.random.Generator, around: np.ndarray, number: int) -> np.ndarray:
+    """Returns a colour of a class's range of hues that differs from nearly all given pixels."""
+    hue = 60 * number + rng.uniform(-25, 25, 20)
     hsv = np.stack((hue % 360, rng.uniform(0.55, 1, 20), rng.uniform(0.4, 1, 20)), 1)
     colours = 245 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2BGR)[0]
     pixels = around.reshape(-1, 1, 3)[::7]
@@ -166,7 +94,9 @@ def _pick_colour(rng: np.random.Generator, around: np.ndarray, name: str) -> np.
     return colours[np.argmax(np.minimum(gaps, 110))]
 
 
-def draw_scene(rng: np.random.Generator, width: int, height: int, kind: str = "normal") -> Scene:
+def draw_scene(
+    rng: np.random.Generator, width: int, height: int, kind: str = "normal", by_colour: bool = False
+) -> Scene:
     """Draws one picture of ``kind`` "normal", "crowded" (10 to 20 small objects) or "empty".
 
     Returns:
@@ -180,6 +110,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, kind: str = "n
     placed: list[tuple[dict[str, Any], np.ndarray]] = []
     for _ in range(4 * wanted):
         name = str(rng.choice(list(CATEGORIES)))
+        label = int(rng.integers(len(COLOURS))) if by_colour else list(CATEGORIES).index(name)
         side = np.exp(rng.uniform(np.log(MIN_SIDE), np.log(top_side)))
         stretch = np.exp(rng.uniform(-0.5, 0.5) * np.log(2.2))
         w, h = np.clip([side * stretch, side / stretch], MIN_SIDE, longest).round(2).tolist()
@@ -201,9 +132,10 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, kind: str = "n
             s[where] *= 1 - alpha
         relief = smooth_noise(rng, rows, cols, rng.uniform(3, 25)) * rng.uniform(0, 14)
         relief += smooth_noise(rng, rows, cols, 70) * 14
-        paint(canvas, alpha, x0, y0, _pick_colour(rng, canvas[where], name) + relief[..., None])
+        paint(canvas, alpha, x0, y0, _pick_colour(rng, canvas[where], label) + relief[..., None])
         box = [round(x + fx, 2), round(y + fy, 2), w, h]
-        found = {"category_id": CATEGORIES[name], "bbox": box, "edge_blur": blur}
+        category = list((COLOURS if by_colour else CATEGORIES).values())[label]
+        found = {"category_id": category, "bbox": box, "edge_blur": blur}
         placed.append((found | {"area": float(alpha.sum())}, np.zeros_like(canvas[..., 0])))
         placed[-1][1][where] = alpha
         if len(placed) == wanted:
@@ -217,18 +149,20 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, kind: str = "n
 def annotated(box: Sequence[float], edge_blur: Sequence[float], rng: np.random.Generator) -> list:
     """Returns one of the boxes (x, y, w, h) that `object_alpha` is the mean of, at random."""
     x, y, w, h = box
-    sides = np.array([x, y, x + w, y + h]) + rng.choice(_unit_displacements()) * edge_blur
+    sides = np.array([x, y, x + w, y + h]) + rng.choice(unit_displacements()) * edge_blur
     return [round(float(v), 2) for v in (*sides[:2], *(sides[2:] - sides[:2]))]
 
 
-def scene_at(seed: int, split: str, index: int, size: Sequence[int] = (256, 192)) -> Scene:
+def scene_at(
+    seed: int, split: str, index: int, size: Sequence[int] = (256, 192), by_colour: bool = False
+) -> Scene:
     """Draws picture ``index`` of a split; a pure function of its arguments (see draw_scene)."""
     number = SPLITS.index(split)
     order = np.random.default_rng([seed, number, index // BLOCK, 1]).permutation(BLOCK)
     kind = {0: "empty", 1: "crowded", 2: "crowded"}.get(int(order[index % BLOCK]), "normal")
     rng = np.random.default_rng([seed, number, index])
     width, height = size if rng.uniform() < 0.65 else size[::-1]
-    return draw_scene(rng, width, height, kind)
+    return draw_scene(rng, width, height, kind, by_colour)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -253,6 +187,7 @@ def make_shapes(
     seed: int = 0,
     size: Sequence[int] = (256, 192),
     annotator: bool = False,
+    by_colour: bool = False,
 ) -> None:
     """Writes the data set; ``size`` is the width and height of the landscape pictures.
 
@@ -264,8 +199,8 @@ def make_shapes(
         raise ValueError("seed and numbers must be 0 or more, width and height 96 or more")
     info = {"description": "Drawn shapes with edges of known blur (edge_blur: ltrb, std in pixels)"}
     info |= {"seed": seed, "arguments": {"train": num_train, "val": num_val, "size": list(size)}}
-    if annotator:
-        info["arguments"]["annotator"] = True
+    chosen = {"annotator": annotator, "by_colour": by_colour}
+    info["arguments"] |= {name: True for name, value in chosen.items() if value}
     out = Path(out)
     files = [out / "annotations" / f"{split}.json" for split in SPLITS]
     own = any([_is_own(path, info) for path in files])
@@ -274,9 +209,10 @@ def make_shapes(
     contents = []
     for number, count in enumerate((num_train, num_val)):
         content: dict[str, Any] = {"info": info, "images": [], "annotations": []}
-        content["categories"] = [{"id": i, "name": name} for name, i in CATEGORIES.items()]
+        categories = COLOURS if by_colour else CATEGORIES
+        content["categories"] = [{"id": i, "name": name} for name, i in categories.items()]
         for index in range(count):
-            picture, objects = scene_at(seed, SPLITS[number], index, size)
+            picture, objects = scene_at(seed, SPLITS[number], index, size, by_colour)
             jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
             path = out / "images" / f"{SPLITS[number]}_{index:06d}.jpg"
             if not own and path.exists() and path.read_bytes() != jpeg:

@@ -74,6 +74,7 @@ FLOORS = {
     "progress.py": 0,
     "tta.py": 6,
     "sample.py": 0,
+    "sample_shapes.py": 0,
     "quality.py": 0,
     "structures.py": 0,
     "tensors.py": 0,

@@ -2,11 +2,13 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from gfl import sample as ms
 from gfl.cli.sample import main
+from gfl.sample_shapes import shape_mask
 
 
 def contents(folder):
@@ -86,7 +88,7 @@ def test_objects_stay_visible_and_some_are_partly_hidden():
 @pytest.mark.parametrize("name", sorted(ms.CATEGORIES))
 def test_outlines_touch_their_box(name):
     for turn in range(4):
-        mask = ms.shape_mask(name, 200, 300, form=0.3, turn=turn)
+        mask = shape_mask(name, 200, 300, form=0.3, turn=turn)
         rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert rows[0] <= 3 and rows[-1] >= 196 and cols[0] <= 3 and cols[-1] >= 296
 
@@ -184,3 +186,23 @@ def test_an_annotators_labels_spread_as_far_as_the_edges(tmp_path, made):
     assert abs(np.corrcoef(off.T) - np.eye(4)).max() < 0.12 + limit
     with pytest.raises(FileExistsError, match="different data set"):
         ms.make_shapes(out, 40, 20)
+
+
+def test_classes_by_colour(tmp_path):
+    """Other classes, of which each has several shapes; boxes and pictures are as sound."""
+    options = ["--out", str(tmp_path / "set"), "--train", "6", "--val", "2", "--seed", "7"]
+    assert main([*options, "--by-colour"]) == 0
+    out = tmp_path / "set"
+    content = json.loads((out / "annotations" / "train.json").read_text())
+    assert [c["name"] for c in content["categories"]] == list(ms.COLOURS)
+    hues = {number: 60 * place for place, number in enumerate(ms.COLOURS.values())}
+    far = 0
+    for found in content["annotations"]:
+        file = content["images"][found["image_id"] - 1]["file_name"]
+        x, y, w, h = (round(v) for v in found["bbox"])
+        picture = cv2.imread(str(out / "images" / file))[y : y + h, x : x + w].astype(np.float32)
+        hsv = cv2.cvtColor(picture / 255, cv2.COLOR_BGR2HSV)
+        near = abs((hsv[..., 0] - hues[found["category_id"]] + 180) % 360 - 180) < 35
+        far += (near & (hsv[..., 1] > 0.3)).mean() < 0.2
+    assert len(content["annotations"]) > 10 and far <= 0.2 * len(content["annotations"])
+    assert main(options) == 2

@@ -18,6 +18,9 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="labels as uncertain as the edges are blurred, in place of exact ones",
     )
+    parser.add_argument(
+        "--by-colour", action="store_true", help="classes are hues, each of all shapes"
+    )
     args = parser.parse_args(argv)
     return run(lambda: sample(args))
 
@@ -29,6 +32,7 @@ def sample(args: argparse.Namespace) -> None:
 
     try:
         width, height = map(int, args.size.split("x"))
-        make_shapes(args.out, args.train, args.val, args.seed, (width, height), args.annotator)
+        size, kinds = (width, height), (args.annotator, args.by_colour)
+        make_shapes(args.out, args.train, args.val, args.seed, size, *kinds)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot draw the sample: {error}") from None
