@@ -281,6 +281,8 @@ def test_each_process_takes_whole_pictures_in_order():
     for rank in range(2):
         sampler = EvalSampler(views.sizes, lambda size: size, 3, 100, rank, 2, views.image)
         keys = [key.index for batch in sampler for key in batch]
+        firsts = [batch[0].index for batch in sampler]
+        assert firsts == sorted(firsts)
         assert set(views.image[keys]) == set(range(rank, 7, 2))
         assert all(len({tuple(views.sizes[k.index]) for k in batch}) == 1 for batch in sampler)
         seen += keys
@@ -314,6 +316,15 @@ def test_a_join_gives_a_picture_once_all_of_its_tiles_have_come():
     joined = join(0, seen[0])
     assert list(joined) == [10] and joined[10].boxes.tolist() == [[65, 20, 90, 50]]
     assert joined[10].scores.item() == pytest.approx(0.9) and join.found == {}
+
+
+def test_the_order_in_which_tiles_come_does_not_matter():
+    views = TileViews(Drawn((SIZE, [], [])), 100, 0.4)
+    parts = [found(([5, 5, 20, 20], 0.5)), found(([50, 50, 80, 80], 0.5))]
+    for order in ((0, 1), (1, 0)):
+        join = TileJoin(views, [10], 0.6, 100)
+        *_, joined = [join(number, parts[number]) for number in order]
+        assert joined[10].boxes.tolist() == [[5, 5, 20, 20], [110, 50, 140, 80]]
 
 
 @pytest.fixture(scope="module")

@@ -96,12 +96,12 @@ class TiledDataset:
         sample = self.source[int(self.image[index])]
         rows = slice(self._first[index], self._first[index + 1])
         remains = self._remains[self._first_remain[index] : self._first_remain[index + 1]]
-        crowd, _, kept, remain = cut_boxes(sample.ignore_boxes, self.places[index], 0.0)
+        crowd, _, kept, _ = cut_boxes(sample.ignore_boxes, self.places[index], 0.0)
         return Sample(
             cut_picture(sample.image, self.places[index]),
             self._boxes[rows],
             self._labels[rows],
-            np.concatenate((crowd[kept | remain], remains)),
+            np.concatenate((crowd[kept], remains)),
             sample.image_id,
         )
 
