@@ -65,7 +65,8 @@ def choose_all(config: Config, known: dict | None, train_data, device: torch.dev
         device: of this process.
 
     Returns:
-        The config without auto, the training set, and the list of `Choice`.
+        The config without auto, the training set (its tiles with `data.tiles`), and the list of
+        `Choice`.
 
     Raises:
         UserError: on every process alike.
@@ -73,6 +74,7 @@ def choose_all(config: Config, known: dict | None, train_data, device: torch.dev
     config, first = choose_layout(config, known, has_data=train_data is not None)
     if train_data is None:
         train_data = build.build_dataset(config, "train")
+    train_data = build.build_tiles(config, train_data)
     config, second = choose_sizes(config, train_data, device)
     return config, train_data, first + second
 
@@ -174,6 +176,9 @@ def _val_fraction(config: Config, has_data: bool) -> Choice:
 
 
 def _train_size(config: Config, dataset, strides: tuple[int, ...]) -> tuple[object, str]:
+    if config.data.tiles is not None:
+        side = config.data.tiles.size
+        return {"short": side, "long": side}, "data.tiles.size: tiles as large as they are cut"
     boxes, _, index = dataset.objects()
     largest = config.data.auto_largest
     side, reason = fitting_side(boxes, index, dataset.sizes, strides[0], largest)

@@ -7,6 +7,7 @@ import numpy as np
 from gfl import build
 from gfl.automatic import choose_layout, choose_sizes, network_without_content
 from gfl.build.data import coverage, has_split
+from gfl.build.tiles import cut_advice
 from gfl.config import SPLITS
 from gfl.data.findings import KINDS, Findings
 from gfl.distributed import local_device
@@ -29,7 +30,7 @@ def check_data(
         show: takes what is returned, also before an error is raised.
 
     Returns:
-        {"splits": {split: {"counts", "classes", "findings", "reg_max", "refused"}},
+        {"splits": {split: {"counts", "classes", "findings", "reg_max", "tiles", "refused"}},
         "chosen": [...], "errors": [...], "warnings": [...]}; findings name every item, `refused`
         says why the split can not be used. `chosen` has key, value and reason of what is auto.
         `warnings` are about a test split, which no training reads.
@@ -51,7 +52,8 @@ def check_data(
             build.agreed_num_classes(config, len(names))
             strides = strides or network_without_content(config, len(names)).neck.strides
             if name == "train" and config.auto_keys:
-                config, more = choose_sizes(config, dataset, local_device(config.device))
+                tiles = build.build_tiles(config, dataset)
+                config, more = choose_sizes(config, tiles, local_device(config.device))
                 chosen += more
         except UserError as error:
             refused.append(str(error))
@@ -67,6 +69,9 @@ def check_data(
         is_trained_on = name != "test" or split == "test"
         report["errors" if is_trained_on else "warnings"] += [f"{name}: {why}" for why in refused]
         part = _describe(config, dataset, findings, strides)
+        if name == "train" and dataset is not None and config.data.tiles is not None:
+            tiles = build.build_tiles(config, dataset)
+            part["tiles"] = {"counts": tiles.counts, "advice": cut_advice(config, tiles)}
         report["splits"][name] = part | {"refused": refused}
     report["chosen"] = [choice._asdict() | {"shown": choice.shown} for choice in chosen]
     show(report)
@@ -110,6 +115,7 @@ def _describe(config: Config, dataset, findings: Findings, strides: tuple | None
         "counts": {},
         "classes": {},
         "reg_max": [],
+        "tiles": {},
     }
     if dataset is None:
         return part
@@ -132,6 +138,9 @@ def _describe(config: Config, dataset, findings: Findings, strides: tuple | None
 def _rows(split: str, part: dict) -> list[tuple]:
     """The rows of a split, as `COLUMNS` names them."""
     rows = [(key, count, "", "") for key, count in part["counts"].items()]
+    rows += [(key, count, "", "") for key, count in part["tiles"].get("counts", {}).items()]
+    if part["tiles"].get("advice"):
+        rows[-1] = (*rows[-1][:3], part["tiles"]["advice"])
     rows += [
         (f"class {name}", found["objects"], "", f"in {found['images']} images")
         for name, found in part["classes"].items()

@@ -99,5 +99,6 @@ def memory_lines(config: Config, loader) -> list[str]:
         int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
     data = loader.dataset.dataset
+    data = getattr(data, "source", data)  # that of tiles
     told = [data.cache.description] if isinstance(data, CachedDataset) else []
     return [*told, text] if text else told

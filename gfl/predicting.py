@@ -27,7 +27,8 @@ class Prediction:
             from the classes' recommended scores on.
         classes: names, None for all.
         tile: side of the pieces in which images are looked at, pixels; None for whole images.
-        overlap: share of a piece's side that neighbours have in common.
+        overlap: share of a piece's side that neighbours have in common; None for that of the
+            training, or 0.25.
         batch_size: images computed together.
         pictures: whether pictures and videos are written.
         doubt: whether they show each side's standard deviation.
@@ -39,7 +40,7 @@ class Prediction:
     score: float | None = None
     classes: list[str] | None = None
     tile: int | None = None
-    overlap: float = 0.25
+    overlap: float | None = None
     batch_size: int = 8
     pictures: bool = True
     doubt: bool = True

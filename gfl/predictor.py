@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gfl import build, tiling
+from gfl import build
 from gfl.analysis.temperature import stored_temperature
 from gfl.config import parse_config
 from gfl.conversion import open_checkpoint
@@ -28,6 +28,7 @@ from gfl.interop.exported import ExportedForm
 from gfl.interop.onnx_network import OnnxNetwork
 from gfl.models.folding import folded, folded_blocks
 from gfl.structures import Batch
+from gfl.tiling import Tiling, merge
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -186,36 +187,35 @@ class Detector:
     def predict_tiled(
         self,
         image,
-        tile: int = 1024,
-        overlap: float = 0.25,
+        tile: int | None = None,
+        overlap: float | None = None,
         batch_size: int = 8,
         score_threshold: float | None = None,
         distributions: bool = False,
+        whole: bool | None = None,
     ) -> Detections:
-        """Find small objects in a large image: piece by piece, and in the whole.
+        """Find small objects in a large image, piece by piece.
+
+        What is None is that of the training (`data.tiles`), else 1024, 0.25 and True.
 
         Args:
             image: as one of `predict`'s.
             tile: side of a piece, pixels of the image; each is seen at the network's test size.
             overlap: share of the side that neighbours have in common; objects up to that size are
                 whole in some piece.
+            whole: look at the whole image, resized, too.
 
         Returns:
             Detections of the whole image, no object twice.
         """
-        if not isinstance(tile, Integral) or tile < 32 or not 0 <= overlap < 0.95:
-            raise UserError(
-                f"tile is {tile!r}, overlap {overlap!r}: expected 32 pixels or more, and 0 to 0.95."
-            )
+        tiling = Tiling.chosen(self.config.data.tiles, tile, overlap, whole)
         image = as_rgb(image)
         size = image.shape[:2]
-        places = tiling.windows(size, tile, overlap)
-        if len(places) > 1:
-            places.append((0, 0, size[1], size[0]))
+        places = tiling.places(size)
         pieces = (image[y1:y2, x1:x2] for x1, y1, x2, y2 in places)
         options = self.config.postprocess
         parts = self.predict(pieces, batch_size, score_threshold, distributions)
-        return tiling.merge(parts, places, size, options.nms_iou, options.max_per_image)
+        return merge(parts, places, size, options.nms_iou, options.max_per_image)
 
     def _item(self, image, number: int):
         sample = Sample(as_rgb(image), NO_BOXES, np.zeros(0, np.int64), NO_BOXES, number)

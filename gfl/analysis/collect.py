@@ -16,6 +16,7 @@ from gfl.analysis.quality import QualitySamples, QualityWatch
 from gfl.config import Config, merge_overrides
 from gfl.conversion import open_checkpoint
 from gfl.engine.evaluate import detect
+from gfl.errors import UserError
 from gfl.predictor import detector_of
 
 
@@ -99,6 +100,11 @@ def collect(
     detector = detector_of(
         {**content, "config": config}, str(checkpoint), device, False, False, False
     )
+    if detector.config.data.tiles is not None:
+        raise UserError(
+            f"{checkpoint} was trained on tiles (data.tiles), but analyze judges what the network "
+            "says of whole pictures. data.tiles=null looks at these; gfl test judges with tiles."
+        )
     dataset = build.build_dataset(detector.config, split, detector.class_names)
     dataset.require_distinct_image_ids()
     weights = f"{'ema' if content.get('ema') else content['weights']} weights"

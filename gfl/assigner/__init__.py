@@ -1,7 +1,7 @@
 """Which locations answer for which object: ATSS, and the assignments that it is compared with."""
 
 from gfl.assigner.atss import ATSSAssigner
-from gfl.assigner.crowd import in_crowd
+from gfl.assigner.crowd import WithoutIgnored, in_crowd
 from gfl.assigner.fcos import FCOSAssigner
 from gfl.assigner.retinanet import RetinaNetAssigner
 from gfl.assigner.simota import SimOTAAssigner
@@ -13,5 +13,6 @@ __all__ = [
     "RetinaNetAssigner",
     "SimOTAAssigner",
     "TaskAlignedAssigner",
+    "WithoutIgnored",
     "in_crowd",
 ]

@@ -1,9 +1,11 @@
 """Which locations lie in crowd regions."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from gfl.structures import Grid, Targets
+from gfl.structures import Assignment, Grid, Targets
 
 # A location belongs to a crowd region if more than this share of its square anchor lies in it
 # (mmdet's `ignore_iof_thr` where it is used).
@@ -35,4 +37,38 @@ def in_crowd(grid: Grid, targets: Targets, anchor_scale: float) -> Tensor:
         width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
         mostly = width * height > CROWD_SHARE * (2 * half[..., 0]).square()
         found |= (mostly & targets.ignore_present[:, None, chunk]).any(-1)
+    return found
+
+
+class WithoutIgnored:
+    """An assigner whose locations with their centre in an ignored region count for nothing.
+
+    They are left out of the classification loss, whatever the size of the region; positives stay.
+    `in_crowd` asks for half an anchor, which small regions never hold.
+
+    Args:
+        assigner: any other.
+    """
+
+    def __init__(self, assigner):
+        self.assigner = assigner
+        self.needs_candidates = getattr(assigner, "needs_candidates", False)
+
+    def __call__(self, grid: Grid, targets: Targets, *candidates) -> Assignment:
+        """As that of the other, with weight 0 there."""
+        found = self.assigner(grid, targets, *candidates)
+        counts = (found.gt_index >= 0) | ~in_regions(grid, targets)
+        return replace(found, weight=found.weight * counts)
+
+
+def in_regions(grid: Grid, targets: Targets) -> Tensor:
+    """(B, N) bool, whether a location's centre lies in one of `Targets.ignore_boxes`."""
+    centers = grid.centers[:, None]
+    shape = (targets.boxes.shape[0], grid.strides.shape[0])
+    found = torch.zeros(shape, dtype=torch.bool, device=centers.device)
+    for first in range(0, targets.ignore_boxes.shape[1], CROWD_CHUNK):
+        chunk = slice(first, first + CROWD_CHUNK)
+        boxes = targets.ignore_boxes[:, None, chunk]
+        inside = (centers >= boxes[..., :2]) & (centers < boxes[..., 2:])
+        found |= (inside.all(-1) & targets.ignore_present[:, None, chunk]).any(-1)
     return found

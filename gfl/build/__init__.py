@@ -24,6 +24,7 @@ from gfl.build.model import (
     build_postprocess,
 )
 from gfl.build.shapes import build_pad_to, shape_lines
+from gfl.build.tiles import build_tiles
 from gfl.build.train import build_loop_options, build_schedule, build_state
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "build_postprocess",
     "build_schedule",
     "build_state",
+    "build_tiles",
     "build_train_loader",
     "data_warnings",
     "finding_lines",

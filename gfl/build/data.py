@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from gfl.build.augment import build_augment, build_factors, require_masks
+from gfl.build.tiles import build_tile_views, build_tiles, tile_lines
 from gfl.data.batch import Normalize, padded_size
 from gfl.data.coco_json import read_coco_json
 from gfl.data.coverage import reg_max_coverage
@@ -101,7 +102,7 @@ def data_warnings(config: Config, dataset, strides: tuple[int, ...]) -> list[str
         dataset: a `DetectionDataset`; others have nothing to say.
         strides: of the pyramid levels, pixels.
     """
-    lines = finding_lines(dataset)
+    lines = finding_lines(dataset) + tile_lines(config, dataset)
     if hasattr(dataset, "objects"):
         levels = coverage(config, dataset, strides)
         lines += [level.advice for level in levels if level.exceeding]
@@ -118,9 +119,13 @@ def finding_lines(dataset) -> list[str]:
 
 
 def coverage(config: Config, dataset: DetectionDataset, strides: tuple[int, ...]) -> list:
-    """`reg_max_coverage` of a data set at the config's training size; [] if sides have no end."""
+    """`reg_max_coverage` of a data set at the config's training size; [] if sides have no end.
+
+    With `data.tiles`, that of its tiles.
+    """
     if config.model.box in UNBOUNDED_BOXES:
         return []
+    dataset = build_tiles(config, dataset)
     boxes, _, index = dataset.objects()
     size = config.data.train_size
     return reg_max_coverage(
@@ -199,7 +204,9 @@ def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
 
 
 def build_train_loader(config: Config, dataset):
-    """Shuffled, augmented batches; `loader.batch_sampler` is the `TrainSampler`.
+    """Shuffled, augmented batches, of tiles with `data.tiles`.
+
+    `loader.batch_sampler` is the `TrainSampler`.
 
     Raises:
         UserError: the batch does not divide among processes and accumulated parts, or a setting
@@ -213,6 +220,7 @@ def build_train_loader(config: Config, dataset):
             f"train.batch_size {train.batch_size} is the total of {world_size()} processes and "
             f"train.accumulate {train.accumulate}: it must be a multiple of {parts}."
         )
+    dataset = build_tiles(config, dataset)
     sampler = TrainSampler(
         dataset.sizes,
         train.batch_size,
@@ -235,11 +243,12 @@ def build_train_loader(config: Config, dataset):
     )
     composed = build_augment(config, dataset)
     asked = {"reduced_decoding": data.reduced_decoding, "cache": data.cache != "none"}
+    whole = dataset if data.tiles is None else dataset.whole
     for name in (name for name, is_asked in asked.items() if is_asked):
-        if not hasattr(dataset, "picture"):
+        if not hasattr(whole, "picture"):
             raise UserError(
                 f"data.{name} is for image files, but the training data is a "
-                f"{type(dataset).__name__} of its own: leave it out."
+                f"{type(whole).__name__} of its own: leave it out."
             )
     if data.reduced_decoding and composed is not None:
         raise UserError(
@@ -247,7 +256,8 @@ def build_train_loader(config: Config, dataset):
             "scale_jitter, which need whole pictures: leave it or them out."
         )
     if data.cache != "none":
-        dataset = CachedDataset(dataset, data.cache, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        whole = CachedDataset(whole, data.cache, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        dataset = whole if data.tiles is None else dataset.reading(whole)
     samples = TransformedDataset(dataset, transform, composed, data.reduced_decoding)
     return BatchLoader(samples, sampler, data.workers)
 
@@ -261,8 +271,10 @@ def build_eval_loader(
 ):
     """Each image once over all processes, in batches of one padded shape.
 
+    With `data.tiles`, each tile; `gfl.engine.evaluate.detect` joins what is found in them.
+
     Args:
-        config: its `data` and `train` sections are used.
+        config: its `data`, `train` and `postprocess` sections are used.
         dataset: the samples.
         short, long: bounds of the sides in pixels; default, `data.test_size`.
         mirrored: left and right exchanged.
@@ -271,6 +283,10 @@ def build_eval_loader(
     short = config.data.test_size.short_range[1] if short is None else short
     long = config.data.test_size.long if long is None else long
     transform = Transform(long, flip_horizontal=float(mirrored))
+    new_join = pictures = None
+    if config.data.tiles is not None:
+        dataset, new_join = build_tile_views(config, dataset)
+        pictures = dataset.image
     sampler = EvalSampler(
         dataset.sizes,
         lambda size: padded_size(resized_size(size, short, long)),
@@ -278,5 +294,7 @@ def build_eval_loader(
         short,
         rank(),
         world_size(),
+        pictures,
     )
-    return BatchLoader(TransformedDataset(dataset, transform), sampler, config.data.workers)
+    samples = TransformedDataset(dataset, transform)
+    return BatchLoader(samples, sampler, config.data.workers, new_join)

@@ -10,6 +10,7 @@ from gfl.assigner import (
     RetinaNetAssigner,
     SimOTAAssigner,
     TaskAlignedAssigner,
+    WithoutIgnored,
 )
 from gfl.errors import UserError, choose
 from gfl.losses.criterion import GFLCriterion
@@ -59,7 +60,9 @@ def build_box_representation(config: Config) -> BoxRepresentation:
 def build_assigner(config: Config):
     """Which locations answer for which object: each assigner takes the options that it names."""
     part = choose("assigner.name", config.assigner.name, ASSIGNERS)
-    return part(**_taken(part, config.assigner.model_dump()))
+    assigner = part(**_taken(part, config.assigner.model_dump()))
+    # Parts of objects that tiles cut are regions to ignore.
+    return assigner if config.data.tiles is None else WithoutIgnored(assigner)
 
 
 def _taken(part, options: dict) -> dict:

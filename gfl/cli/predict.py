@@ -22,8 +22,15 @@ def main(argv: list[str] | None = None) -> int:
         "--score", type=float, metavar="S", help="show and write detections from this score on"
     )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
-    parser.add_argument("--tile", type=int, metavar="PX", help="look at large images in pieces")
-    parser.add_argument("--overlap", type=float, default=0.25, help="of neighbouring pieces")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PX",
+        help="look at large images in pieces; default, as in training, 0 at whole images",
+    )
+    parser.add_argument(
+        "--overlap", type=float, help="of neighbouring pieces; default, as in training, or 0.25"
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="images computed together")
     parser.add_argument("--device", help="cpu, cuda or cuda:N")
     parser.add_argument("--half", action="store_true", help="compute in half precision")
@@ -45,15 +52,15 @@ def predict(args: argparse.Namespace) -> None:
     """Detect, draw, write."""
     from gfl.errors import UserError
 
-    if args.batch_size < 1 or (args.tile is not None and args.tile < 64):
-        raise UserError("--batch-size is at least 1, --tile at least 64 pixels.")
+    if args.batch_size < 1 or (args.tile and args.tile < 64):
+        raise UserError("--batch-size is at least 1, --tile at least 64 pixels (0 for none).")
     if args.score is not None and not 0 <= args.score <= 1:
         raise UserError(f"--score is {args.score}, expected 0 to 1.")
     if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames is {args.frames}, expected 1 or more.")
     if args.html_limit < 1:
         raise UserError(f"--html-limit is {args.html_limit}, expected 1 or more.")
-    if not 0 <= args.overlap < 0.9:
+    if args.overlap is not None and not 0 <= args.overlap < 0.9:
         raise UserError(f"--overlap is {args.overlap}, expected 0 to 0.9.")
     with imports_uncollected():
         from gfl.predicting import Prediction, predict_sources
@@ -63,11 +70,16 @@ def predict(args: argparse.Namespace) -> None:
     sources = find_sources(args.sources, args.out)
     compile = "fixed" if args.compile else False
     detector = load(args.checkpoint, args.device, args.half, compile)
+    trained = detector.config.data.tiles
+    if args.tile is None and trained is not None:
+        args.tile = trained.size
+        said = f"images are looked at in tiles of {trained.size} pixels, as in training"
+        print(f"{said} (--tile 0: as a whole)", file=sys.stderr)
     prediction = Prediction(
         out=args.out,
         score=args.score,
         classes=args.classes,
-        tile=args.tile,
+        tile=args.tile or None,
         overlap=args.overlap,
         batch_size=args.batch_size,
         pictures=not args.no_pictures,

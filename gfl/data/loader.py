@@ -1,7 +1,7 @@
 """Datasets behind PyTorch's DataLoader."""
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import cv2
@@ -75,14 +75,20 @@ class BatchLoader(DataLoader):
         dataset: the samples.
         sampler: lists of keys; kept as `batch_sampler`.
         workers: number of processes, 0 for none.
+        new_join: makes what joins the detections of tiles, for one pass; see `detect`.
 
     Raises:
         UserError: on iteration, for a sample that can not be read.
     """
 
     def __init__(
-        self, dataset: TransformedDataset, sampler: Iterable[list[SampleKey]], workers: int
+        self,
+        dataset: TransformedDataset,
+        sampler: Iterable[list[SampleKey]],
+        workers: int,
+        new_join: Callable[[], Callable] | None = None,
     ):
+        self.new_join = new_join
         super().__init__(
             dataset,
             batch_sampler=sampler,

@@ -139,6 +139,8 @@ class EvalSampler:
         batch_size: images of one batch.
         short: bound of the short side, pixels.
         rank, world_size: this process takes every `world_size`-th batch.
+        pictures: (n,) where the images are tiles, the picture of each. This process then takes all
+            tiles of every `world_size`-th picture, and they come in order as far as possible.
     """
 
     def __init__(
@@ -149,16 +151,18 @@ class EvalSampler:
         short: int,
         rank: int = 0,
         world_size: int = 1,
+        pictures: np.ndarray | None = None,
     ):
         by_shape = defaultdict(list)
         for index, size in enumerate(sizes.tolist()):
-            by_shape[padded_shape(tuple(size))].append(SampleKey(index, 0, short))
+            if pictures is None or pictures[index] % world_size == rank:
+                by_shape[padded_shape(tuple(size))].append(SampleKey(index, 0, short))
         batches = [
             keys[first : first + batch_size]
             for _, keys in sorted(by_shape.items())
             for first in range(0, len(keys), batch_size)
         ]
-        self.batches = batches[rank::world_size]
+        self.batches = batches[rank::world_size] if pictures is None else sorted(batches)
 
     def __len__(self) -> int:
         return len(self.batches)

@@ -38,6 +38,9 @@ def detect(
 ) -> tuple[dict[int, Detections], float]:
     """Run the detector over this process's share of a data set, or until `stop()`.
 
+    A loader of tiles has a `new_join` (see `gfl.tiling.TileJoin`): what that makes takes the number
+    and the detections of each tile, and gives those of pictures that are complete.
+
     Returns:
         Detections by image id, on the CPU, and the highest score of any location.
 
@@ -47,6 +50,8 @@ def detect(
     model.eval()
     device = normalize.mean.device
     found, highest = {}, torch.zeros((), device=device)
+    new_join = getattr(loader, "new_join", None)
+    join = new_join() if new_join else lambda image_id, detections: {image_id: detections}
     for given in loader:
         if stop():
             break
@@ -60,7 +65,7 @@ def detect(
                 detections = detections.to("cpu")
                 if mirrored:
                     detections = detections.mirrored(meta.original_size[1])
-                found[meta.image_id] = detections
+                found |= join(meta.image_id, detections)
     return found, highest.item()
 
 

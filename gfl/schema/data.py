@@ -101,6 +101,21 @@ class Augment(Section):
         return self
 
 
+class Tiles(Section):
+    """Large pictures are trained on, evaluated and predicted in tiles that overlap."""
+
+    size: Int = Field(default=640, ge=64, le=8192)
+    """Side of a tile, pixels of the picture; train_size and test_size then resize the tile."""
+    overlap: Float = Field(default=0.2, ge=0, lt=0.9)
+    """Share of its side that neighbours have in common: objects up to that size are whole in one
+    of them."""
+    keep_empty: Probability = 0.1
+    """Share of the tiles without objects that are trained on, always the same ones for a seed."""
+    whole: bool = False
+    """Show the whole picture too, resized, as one more tile: for objects larger than the overlap.
+    """
+
+
 Policy = create_model(
     "Policy",
     __base__=Section,
@@ -147,6 +162,8 @@ class Data(Section):
     """auto takes that of training."""
     auto_largest: Annotated[Int, Field(ge=64, le=8192, multiple_of=32)] | None = None
     """With train_size: auto, the longest side that it may choose, pixels; null is 640."""
+    tiles: Tiles | None = None
+    """Cut large pictures into tiles (docs/tiles.md); null looks at whole pictures."""
     resize_on_device: bool = False
     """Let the GPU resize training pictures, to the same pixels, not the loading processes."""
     pad_to: Annotated[tuple[PaddedSize, ...], Field(min_length=1)] | None = None
@@ -213,6 +230,20 @@ class Data(Section):
             raise ValueError(
                 f"auto_largest is {self.auto_largest}, but train_size is stated: leave one of "
                 "them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_agree(self):
+        if self.tiles is not None and self.reduced_decoding:
+            raise ValueError(
+                "tiles are cut out of whole pictures, but reduced_decoding decodes them smaller: "
+                "leave one of them out"
+            )
+        if self.tiles is not None and self.auto_largest is not None:
+            raise ValueError(
+                f"auto_largest is {self.auto_largest}, but with tiles train_size: auto is "
+                f"tiles.size, {self.tiles.size}: leave auto_largest out"
             )
         return self
 

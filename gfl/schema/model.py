@@ -203,7 +203,8 @@ class Assigner(Section):
     """With name: simota, weight of -log(IoU) beside the cross-entropy of the scores (lambda)."""
     ignore_crowd: bool = False
     """Leave locations mostly inside a crowd region out of the classification loss; false trains
-    them as background, as in the reference."""
+    them as background, as in the reference. With data.tiles, locations with their centre in one
+    are left out in any case."""
 
     @model_validator(mode="after")
     def _thresholds_in_order(self):
