@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from gfl.data import image as image_module
 from gfl.data import image_facts
 from gfl.data.image import decode_image, read_image
 from gfl.data.image_facts import ImageFacts, inspect_image, inspect_images
+from gfl.data.jpeg_header import is_plain_jpeg
 from gfl.errors import UserError
 
 
@@ -162,6 +164,83 @@ def test_damaged_files_end_in_a_message_and_both_agree(tmp_path, format):
             if facts.height:
                 assert image.shape == (facts.height, facts.width, 3)
     assert refused > 20
+
+
+# Ordinary JPEG files, which are decoded without Pillow
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def frame(bits: int = 8, height: int = 2, width: int = 3, components: int = 3) -> bytes:
+    sides = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes((bits,)) + sides + bytes((components,)) + b"abc" * components
+
+
+def test_plain_jpeg_by_hand():
+    start, scan = b"\xff\xd8", segment(0xDA, b"scan")
+
+    def is_plain(*segments: bytes, most: float = 6) -> bool:
+        return is_plain_jpeg(start + b"".join(segments) + scan, most)
+
+    for number in (0xC0, 0xC1, 0xC2):
+        assert is_plain(segment(number, frame()))
+    assert is_plain(segment(0xC0, frame(components=1)))
+    assert is_plain(
+        segment(0xE0, b"JFIF"), segment(0xE2, b"ICC_PROFILE\0x"), segment(0xC0, frame())
+    )
+    assert not is_plain(segment(0xC0, frame()), most=5)
+    assert not is_plain()
+    assert not is_plain(segment(0xC0, frame()), segment(0xC0, frame()))
+    other = [
+        frame(bits=12),
+        frame(components=4),
+        frame(height=0),
+        frame()[:-1],
+        b"",
+        frame() + b"x",
+    ]
+    assert not any(is_plain(segment(0xC0, content)) for content in other)
+    for number, content in ((0xE1, b"Exif\0\0"), (0xE2, b"MPF\0"), (0xC3, frame()), (0xD9, b"")):
+        assert not is_plain(segment(number, content), segment(0xC0, frame()))
+    whole = start + segment(0xC0, frame()) + scan
+    assert is_plain_jpeg(whole, 6)
+    assert not any(is_plain_jpeg(whole[:length], 6) for length in range(len(whole)))
+    assert not is_plain_jpeg(b"\x89PNG" + whole, 6)
+
+
+def test_plain_jpeg_of_encoders():
+    for options in ({}, {"progressive": True}, {"mode": "L"}, {"icc_profile": b"x" * 70_000}):
+        assert is_plain_jpeg(encoded("JPEG", **options), 10_000), options
+    assert not is_plain_jpeg(encoded("JPEG", mode="CMYK"), 10_000)
+    assert not is_plain_jpeg(with_exif("JPEG", 6), 10_000)
+    xmp = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    turned = encoded("JPEG", xmp=xmp)
+    assert not is_plain_jpeg(turned, 10_000)
+    assert decode_image(turned, "x").shape == (64, 48, 3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd metadata
+def test_damaged_jpeg_files_are_read_as_with_pillow(monkeypatch):
+    def outcome(content: bytes):
+        try:
+            return decode_image(content, "x").tolist()
+        except UserError as error:
+            return str(error)
+
+    rng = np.random.default_rng(1)
+    whole = encoded("JPEG")
+    files = [whole[: rng.integers(len(whole))] for _ in range(20)]
+    for number in range(150):
+        damaged = bytearray(whole)
+        for _ in range(1 + number % 3):
+            damaged[rng.integers(700 if number % 2 else len(whole))] = rng.integers(256)
+        files.append(bytes(damaged))
+    assert 30 < sum(is_plain_jpeg(content, 10_000) for content in files) < 160
+    got = [outcome(content) for content in files]
+    monkeypatch.setattr(image_module, "is_plain_jpeg", lambda *_: False)
+    assert got == [outcome(content) for content in files]
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -11,11 +11,13 @@ from gfl.config import parse_config
 from gfl.data.batch import collate, collate_native
 from gfl.data.dataset import Sample
 from gfl.data.linear_resize import linear_resize, taps
+from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.native_batch import NativeBatch
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.engine.bad_batch import BadBatches
 from gfl.engine.train import train_step
+from gfl.errors import UserError
 from gfl.visualize import save_first_batches
 
 
@@ -144,3 +146,37 @@ def test_loading_processes_hand_over_native_pictures(tmp_path):
     finally:
         native.close()
         plain.close()
+
+
+class Numbered:
+    """Two pictures; the third can not be read."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 2:
+            raise UserError("2.jpg is not a readable image")
+        boxes = np.array([[1, 2, 20, 15]], np.float32)
+        return Sample(np.full((30, 40, 3), index, np.uint8), boxes, np.zeros(1, int), boxes, index)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_samples_of_a_batch_are_those_of_its_keys(on_device):
+    view = TransformedDataset(Numbered(), Transform(90, 0.5, seed=4, on_device=on_device))
+    keys = [SampleKey(index, epoch, 60) for epoch in range(5) for index in (0, 1)]
+    for (got, got_meta), key in zip(view.__getitems__(keys), keys, strict=True):
+        want, want_meta = view[key]
+        assert got_meta == want_meta and type(got) is type(want)
+        assert (got.image == want.image).all() and (got.boxes == want.boxes).all()
+    loader = BatchLoader(view, [keys], 0)
+    assert loader.load(keys).to("cpu").targets.present.shape == (10, 1)
+    with pytest.raises(UserError, match=r"2\.jpg is not a readable image"):
+        loader.load([keys[0], SampleKey(2, 0, 60), keys[1]])
+
+
+def test_flips_leave_the_picture_of_the_data_set_alone():
+    picture = np.random.default_rng(5).integers(0, 256, (30, 41, 3)).astype(np.uint8)
+    kept, boxes = picture.copy(), np.zeros((0, 4), np.float32)
+    sample = Sample(picture, boxes, np.zeros(0, int), boxes, 0)
+    for short in (30, 45):  # as large as it is, and resized
+        got, meta = Transform(90, 1.0, 1.0)(sample, SampleKey(0, 0, short))
+        want = cv2.resize(kept, meta.input_size[::-1], interpolation=cv2.INTER_LINEAR)
+        assert (got.image == want[::-1, ::-1]).all() and (picture == kept).all()

@@ -37,7 +37,8 @@ def flip_boxes(
     kept = np.ones(len(boxes), bool)
     for number, (axis, turned) in enumerate(flips.items()):
         if turned:
-            fractions[:, [axis, axis + 2]] = 1 - fractions[:, [axis + 2, axis]]
+            low, high = fractions[:, axis], fractions[:, axis + 2]
+            fractions[:, axis], fractions[:, axis + 2] = 1 - high, 1 - low
         if number == 0:
             widths, heights = ((fractions[:, 2:] - fractions[:, :2]) * sides[:2]).T
             kept = widths * heights >= NO_AREA

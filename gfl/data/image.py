@@ -1,11 +1,13 @@
 """Reading image files: one reader for training, evaluation and prediction."""
 
 import io
+import math
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from gfl.data.jpeg_header import is_plain_jpeg
 from gfl.errors import UserError
 
 # Formats that OpenCV decodes as Pillow does, and faster. CMYK is Pillow's in any of them.
@@ -63,7 +65,7 @@ def read_image(path: str, shrink: int = 1) -> np.ndarray:
         UserError: the file is missing, is no image, or is cut off.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             content = file.read()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -103,6 +105,11 @@ def _unreadable(name: str, reason: object) -> str:
 
 
 def _decode(content: bytes, name: str, shrink: int) -> np.ndarray | None:
+    # Most files, for which Pillow's look at the header would say nothing new.
+    if is_plain_jpeg(content, Image.MAX_IMAGE_PIXELS or math.inf) and not jpeg_lacks_end(content):
+        image = _opencv(content, shrink)
+        if image is not None:
+            return image
     try:
         header = Image.open(io.BytesIO(content))
     except Image.UnidentifiedImageError:

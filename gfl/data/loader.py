@@ -59,6 +59,20 @@ class TransformedDataset(Dataset):
         except UserError as error:
             return error
 
+    def __getitems__(self, keys: list[SampleKey]) -> list[tuple[Sample, ImageMeta] | UserError]:
+        """The samples of a batch.
+
+        Decoding a picture pushes all else out of the CPU's caches. Where pictures are kept as
+        they are, all are decoded first, and what follows runs in half the time.
+        """
+        if self.augment is not None or not self.transform.on_device:
+            return [self[key] for key in keys]
+        try:
+            samples = [self._sample(key) for key in keys]
+        except UserError as error:
+            return [error]
+        return [self.transform(*pair) for pair in zip(samples, keys, strict=True)]
+
     def _sample(self, key: SampleKey) -> Sample:
         if not self.reduced_decoding:
             return self.dataset[key.index]
@@ -113,7 +127,7 @@ class BatchLoader(DataLoader):
 
     def load(self, keys: list[SampleKey]) -> Batch | NativeBatch:
         """One batch, made in this process as the workers make theirs."""
-        return _raise_error(self.collate_fn([self.dataset[key] for key in keys]))
+        return _raise_error(self.collate_fn(self.dataset.__getitems__(keys)))
 
 
 def _collate_or_error(items: list) -> Batch | NativeBatch | UserError:

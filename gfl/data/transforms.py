@@ -92,11 +92,17 @@ class Transform:
         image = sample.image
         if not self.on_device and size != image.shape[:2]:
             image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+        is_own = image is not sample.image
         sample = Sample(image, boxes, sample.labels, ignore_boxes, sample.image_id)
-        return self._changed(sample, key, size), meta
+        return self._changed(sample, key, size, is_own), meta
 
-    def _changed(self, sample: Sample, key: SampleKey, size: tuple[int, int]) -> Sample:
-        """The sample, of input size `size` (h, w), with colours and flips."""
+    def _changed(
+        self, sample: Sample, key: SampleKey, size: tuple[int, int], is_own: bool
+    ) -> Sample:
+        """The sample, of input size `size` (h, w), with colours and flips.
+
+        A picture that is `is_own` is flipped in place: fresh memory costs more than the flip.
+        """
         image, flips = sample.image, {}
         for number, (name, chance) in enumerate(self.chances.items()):
             stream = key.random_stream(self.seed, number)
@@ -108,7 +114,8 @@ class Transform:
             axis = FLIPS[name]
             flips[axis] = chance >= 1 or coin.random() < chance
             if flips[axis] and not self.on_device:
-                image = cv2.flip(image, 1 - axis)
+                image = cv2.flip(image, 1 - axis, dst=image if is_own else None)
+                is_own = True
         boxes, ignore_boxes, labels = sample.boxes, sample.ignore_boxes, sample.labels
         if flips:
             boxes, kept = flip_boxes(boxes, size, flips)
