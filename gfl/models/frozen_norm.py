@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+# Products of weights and gradients that are held at one time.
+MOST_AT_ONCE = 2**19
+
 
 class NormedConv2d(nn.Conv2d):
     """A convolution that does the `AppliedNorm` behind it too; that keeps its parameters."""
@@ -86,9 +89,10 @@ class _ScaledConvolution(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(C,) sums of a * b over all but the first dimension; no product is made of channels_last."""
-    rows_a, rows_b = (x.permute(0, 2, 3, 1).flatten(1) for x in (a, b))
-    return torch.linalg.vecdot(rows_a, rows_b)
+    """(C,) sums of a * b over all but the first dimension, in parts of at most a few MiB."""
+    rows = max(1, MOST_AT_ONCE // a[0].numel())
+    parts = zip(a.split(rows), b.split(rows), strict=True)
+    return torch.cat([(x * y).sum((1, 2, 3)) for x, y in parts])
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
