@@ -584,6 +584,17 @@ def test_the_built_one_ends_where_the_config_says():
     assert (built.strong_epochs, built.seed, built.long) == (8, 3, 1333)
 
 
+@pytest.mark.parametrize(("share", "epochs", "last"), [(0.1, 12, 11), (0.1, 9, 9), (0.5, 4, 2)])
+def test_a_share_of_the_epochs_is_closed_and_fits_any_number(share, epochs, last):
+    augment = {"mosaic": 0.5, "close_mosaic": share}
+    config = parse_config({"data": {"augment": augment}, "train": {"epochs": epochs}})
+    assert build_augment(config, None).strong_epochs == last
+    assert (f"after epoch {last} of {epochs}" in augment_line(config, None)) == (last < epochs)
+    # Nothing to close is no mistake of whoever turns a shipped config's mosaic off.
+    off = parse_config({"data": {"augment": augment | {"mosaic": 0}}})
+    assert "after epoch" not in augment_line(off, None)
+
+
 def test_coco_dataset_reads_no_masks_by_itself(tmp_path):
     folder = with_masks(tmp_path)
     dataset = CocoDataset([(folder / "images", folder / "annotations" / "train.json")])

@@ -10,6 +10,8 @@ from gfl.schema import Config
 # Keys of `data.augment` that `Transform` takes care of, and those of `Augment`.
 SIMPLE = ("flip_horizontal", "flip_vertical", "color")
 OTHERS = ("mosaic", "mixup", "copy_paste", "scale_jitter", "crop")
+# What `close_mosaic` ends.
+CLOSED = ("mosaic", "mixup", "copy_paste")
 
 
 def build_augment(config: Config, dataset) -> Augment | None:
@@ -23,7 +25,8 @@ def build_augment(config: Config, dataset) -> Augment | None:
     values = {name: getattr(augment, name) for name in OTHERS}
     if not any(values.values()):
         return None
-    strong_epochs = config.train.epochs - augment.close_mosaic
+    epochs = config.train.epochs
+    strong_epochs = epochs - augment.closed_epochs(epochs)
     size = config.data.train_size
     return Augment(size.long, **values, strong_epochs=strong_epochs, seed=config.train.seed)
 
@@ -79,9 +82,10 @@ def augment_line(config: Config, dataset) -> str:
         elif value:
             parts.append(f"{name} {value:g}")
     line = "augmentation: " + (", ".join(parts) or "none")
-    if augment.close_mosaic:
-        last = config.train.epochs - augment.close_mosaic
-        line += f"; no mosaic, mixup and copy_paste after epoch {last} of {config.train.epochs}"
+    epochs = config.train.epochs
+    if any(getattr(augment, name) for name in CLOSED) and augment.closed_epochs(epochs):
+        last = epochs - augment.closed_epochs(epochs)
+        line += f"; no mosaic, mixup and copy_paste after epoch {last} of {epochs}"
     if augment.copy_paste:
         objects = getattr(dataset, "report", {}).get("objects", "the")
         line += f"; {dataset.num_masks} of {objects} objects have a mask"

@@ -86,7 +86,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _mosaic_is_not_always_closed(self):
         closed, epochs = self.data.augment.close_mosaic, self.train.epochs
-        if epochs != AUTO and closed >= epochs:
+        if epochs != AUTO and closed >= max(epochs, 1):
             raise ValueError(
                 f"data.augment.close_mosaic {closed} leaves no epoch of train.epochs {epochs} for "
                 "mosaic, mixup and copy_paste. Set a smaller close_mosaic, or those to 0"

@@ -82,8 +82,8 @@ class Augment(Section):
     """Smallest and largest factor of the size; the image is then cut or padded to its usual one."""
     crop: Probability = 0.0
     """Probability of a random part of the image that holds all its boxes."""
-    close_mosaic: Int = Field(default=0, ge=0)
-    """Epochs at the end without mosaic, mixup and copy_paste."""
+    close_mosaic: Annotated[Int, Field(ge=0)] | Annotated[Float, Field(gt=0, lt=1)] = 0
+    """Epochs at the end without mosaic, mixup and copy_paste; below 1, a share of all epochs."""
 
     @model_validator(mode="after")
     def _augmentations_agree(self):
@@ -93,12 +93,16 @@ class Augment(Section):
                 f"scale_jitter is {list(factors)}, expected two factors, smaller first, that are "
                 "not both 1, such as [0.5, 1.5]"
             )
-        if closed and not self.mosaic + self.mixup + self.copy_paste:
+        if closed >= 1 and not self.mosaic + self.mixup + self.copy_paste:
             raise ValueError(
                 f"close_mosaic is {closed}, but mosaic, mixup and copy_paste are all 0: there is "
                 "nothing to close. Leave close_mosaic out, or set one of them"
             )
         return self
+
+    def closed_epochs(self, epochs: int) -> int:
+        """How many of the training's epochs `close_mosaic` means."""
+        return int(self.close_mosaic * epochs) if self.close_mosaic < 1 else self.close_mosaic
 
 
 class Tiles(Section):
