@@ -100,11 +100,7 @@ def collect(
     detector = detector_of(
         {**content, "config": config}, str(checkpoint), device, False, False, False
     )
-    if detector.config.data.tiles is not None:
-        raise UserError(
-            f"{checkpoint} was trained on tiles (data.tiles), but analyze judges what the network "
-            "says of whole pictures. data.tiles=null looks at these; gfl test judges with tiles."
-        )
+    _require_whole_pictures(detector.config, checkpoint)
     dataset = build.build_dataset(detector.config, split, detector.class_names)
     dataset.require_distinct_image_ids()
     weights = f"{'ema' if content.get('ema') else content['weights']} weights"
@@ -135,3 +131,11 @@ def collect(
         quality=watch.samples(),
         dataset=dataset,
     )
+
+
+def _require_whole_pictures(config: Config, checkpoint: str | Path) -> None:
+    if config.data.tiles is not None:
+        raise UserError(
+            f"{checkpoint} was trained on tiles (data.tiles), but analyze judges what the network "
+            "says of whole pictures. data.tiles=null looks at these; gfl test judges with tiles."
+        )

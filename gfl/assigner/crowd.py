@@ -1,5 +1,6 @@
 """Which locations lie in crowd regions."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -27,17 +28,14 @@ def in_crowd(grid: Grid, targets: Targets, anchor_scale: float) -> Tensor:
     """
     half = anchor_scale * grid.strides[:, None, None] / 2
     centers = grid.centers[:, None]
-    shape = (targets.boxes.shape[0], grid.strides.shape[0])
-    found = torch.zeros(shape, dtype=torch.bool, device=half.device)
-    for first in range(0, targets.ignore_boxes.shape[1], CROWD_CHUNK):
-        chunk = slice(first, first + CROWD_CHUNK)
-        boxes = targets.ignore_boxes[:, None, chunk]
+
+    def mostly(boxes: Tensor) -> Tensor:
         top_left = torch.maximum(centers - half, boxes[..., :2])
         bottom_right = torch.minimum(centers + half, boxes[..., 2:])
         width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
-        mostly = width * height > CROWD_SHARE * (2 * half[..., 0]).square()
-        found |= (mostly & targets.ignore_present[:, None, chunk]).any(-1)
-    return found
+        return width * height > CROWD_SHARE * (2 * half[..., 0]).square()
+
+    return _in_any(grid, targets, mostly)
 
 
 class WithoutIgnored:
@@ -64,11 +62,24 @@ class WithoutIgnored:
 def in_regions(grid: Grid, targets: Targets) -> Tensor:
     """(B, N) bool, whether a location's centre lies in one of `Targets.ignore_boxes`."""
     centers = grid.centers[:, None]
+
+    def holds(boxes: Tensor) -> Tensor:
+        return ((centers >= boxes[..., :2]) & (centers < boxes[..., 2:])).all(-1)
+
+    return _in_any(grid, targets, holds)
+
+
+def _in_any(grid: Grid, targets: Targets, test: Callable[[Tensor], Tensor]) -> Tensor:
+    """(B, N) bool, whether any of `Targets.ignore_boxes` passes at a location.
+
+    Args:
+        grid, targets: locations and regions.
+        test: (B, 1, K, 4) regions to (B, N, K) bool.
+    """
     shape = (targets.boxes.shape[0], grid.strides.shape[0])
-    found = torch.zeros(shape, dtype=torch.bool, device=centers.device)
+    found = torch.zeros(shape, dtype=torch.bool, device=grid.strides.device)
     for first in range(0, targets.ignore_boxes.shape[1], CROWD_CHUNK):
         chunk = slice(first, first + CROWD_CHUNK)
-        boxes = targets.ignore_boxes[:, None, chunk]
-        inside = (centers >= boxes[..., :2]) & (centers < boxes[..., 2:])
-        found |= (inside.all(-1) & targets.ignore_present[:, None, chunk]).any(-1)
+        passed = test(targets.ignore_boxes[:, None, chunk])
+        found |= (passed & targets.ignore_present[:, None, chunk]).any(-1)
     return found

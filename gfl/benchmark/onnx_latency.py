@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gfl.benchmark.record import Record, record
 from gfl.benchmark.setting import Setting
 from gfl.benchmark.timing import interleaved
 from gfl.errors import UserError
-from gfl.interop.onnx_network import require
+from gfl.interop.onnx_network import open_session
 
 FIGURE = "onnx"
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -37,20 +36,8 @@ def onnx_latency(setting: Setting) -> list[Record]:
 
 def _work(path: Path, setting: Setting):
     """One call of a file on noise."""
-    require("onnxruntime")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        inputs = {each.name: _content(each, setting.size) for each in session.get_inputs()}
-        session.run(None, inputs)
-    except UserError:
-        raise
-    except Exception as error:  # onnxruntime's exceptions have no base of their own
-        raise UserError(f"onnxruntime can not run {path}: {str(error).splitlines()[0]}") from None
+    session = open_session(path, ["CPUExecutionProvider"])
+    inputs = {each.name: _content(each, setting.size) for each in session.get_inputs()}
     return lambda: session.run(None, inputs) and None
 
 

@@ -26,6 +26,24 @@ def require(*modules: str) -> None:
             ) from None
 
 
+def open_session(path: str | Path, providers: list[str]):
+    """An onnxruntime session with as many threads as torch has.
+
+    Raises:
+        UserError: onnxruntime is missing, or can not run the file.
+    """
+    require("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions have no base of their own
+        raise UserError(f"onnxruntime can not run {path}: {_first_line(error)}") from None
+
+
 class OnnxNetwork:
     """An ONNX file in onnxruntime.
 
@@ -55,15 +73,7 @@ class OnnxNetwork:
                 + ("runs on cpu and cuda." if has_gpu else "runs on cpu: install onnxruntime-gpu.")
             )
         gpu = ["CUDAExecutionProvider"] if has_gpu and device != "cpu" else []
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = torch.get_num_threads()
-        try:
-            self.session = onnxruntime.InferenceSession(
-                path, options, providers=[*gpu, "CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions have no base of their own
-            raise UserError(f"onnxruntime can not run {path}: {_first_line(error)}") from None
+        self.session = open_session(path, [*gpu, "CPUExecutionProvider"])
         self.device = "cuda" if gpu else "cpu"
         texts = self.session.get_modelmeta().custom_metadata_map
         if "gfl_version" not in texts:

@@ -9,8 +9,8 @@ BLOCKS = 2
 class NarrowResNet(nn.Module):
     """The parts of torchvision's ResNet-18 before its classifier, by the same names.
 
-    Plain 3x3 convolutions learn from a few hundred images what depthwise ones do not
-    (docs/recipes.md), and a narrow one is no slower.
+    Plain 3x3 convolutions learned from a few hundred images what depthwise ones did not
+    (docs/recipes.md).
 
     Args:
         width: channels of the stem and of layer1; 64 in ResNet-18. They double from stage to stage.
