@@ -23,10 +23,10 @@ from gfl.visualize import save_first_batches
 
 def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """One picture of (H, W, 3), by `linear_resize`."""
-    planes = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(picture).permute(2, 0, 1)
     tables = (*taps(picture.shape[1], width, False), *taps(picture.shape[0], height, True))
-    got = linear_resize(planes, *(torch.from_numpy(table)[None] for table in tables))
-    return got[0].permute(1, 2, 0).numpy()
+    got = linear_resize(planes, *(torch.from_numpy(table) for table in tables))
+    return got.permute(1, 2, 0).numpy()
 
 
 def sizes() -> list[tuple[int, int, int, int]]:
@@ -87,7 +87,7 @@ def test_batch_is_the_plain_one(chances):
     native = collate_native(items(True, chances))
     want = collate(items(False, chances))
     assert not hasattr(native, "images")
-    assert native.pictures.shape == (3, 3, 70, 64)
+    assert native.pictures.shape == (3 * (48 * 64 + 70 * 30 + 20 * 33),)
     assert native.padded_size == want.padded_size == tuple(want.images.shape[-2:])
     assert_same(native.to("cpu"), want)
     assert_same(native.to("cpu", non_blocking=True), want)
@@ -151,6 +151,8 @@ def test_loading_processes_hand_over_native_pictures(tmp_path):
 class Numbered:
     """Two pictures; the third can not be read."""
 
+    sizes = np.array([[30, 40]] * 3, np.int32)
+
     def __getitem__(self, index: int) -> Sample:
         if index == 2:
             raise UserError("2.jpg is not a readable image")
@@ -159,17 +161,26 @@ class Numbered:
 
 
 @pytest.mark.parametrize("on_device", [True, False])
-def test_samples_of_a_batch_are_those_of_its_keys(on_device):
-    view = TransformedDataset(Numbered(), Transform(90, 0.5, seed=4, on_device=on_device))
+@pytest.mark.parametrize("color", [0.0, 1.0])
+def test_batch_is_that_of_the_single_samples(on_device, color):
+    transform = Transform(90, 0.5, color=color, seed=4, on_device=on_device)
+    view = TransformedDataset(Numbered(), transform)
     keys = [SampleKey(index, epoch, 60) for epoch in range(5) for index in (0, 1)]
-    for (got, got_meta), key in zip(view.__getitems__(keys), keys, strict=True):
-        want, want_meta = view[key]
-        assert got_meta == want_meta and type(got) is type(want)
-        assert (got.image == want.image).all() and (got.boxes == want.boxes).all()
     loader = BatchLoader(view, [keys], 0)
-    assert loader.load(keys).to("cpu").targets.present.shape == (10, 1)
+    got = loader.load(keys)
+    want = (collate_native if on_device else collate)([view[key] for key in keys])
+    assert type(got) is type(want) and got.targets.present.shape == (10, 1)
+    assert_same(got.to("cpu"), want.to("cpu"))
     with pytest.raises(UserError, match=r"2\.jpg is not a readable image"):
         loader.load([keys[0], SampleKey(2, 0, 60), keys[1]])
+
+
+def test_picture_of_another_size_than_stated_is_refused():
+    view = TransformedDataset(Numbered(), Transform(90, on_device=True))
+    view.dataset.sizes = np.array([[30, 40], [30, 41]], np.int32)
+    loader = BatchLoader(view, [], 0)
+    with pytest.raises(UserError, match=r"image 1 has the shape \(30, 40, 3\), but .*\(30, 41\)"):
+        loader.load([SampleKey(0, 0, 60), SampleKey(1, 0, 60)])
 
 
 def test_flips_leave_the_picture_of_the_data_set_alone():

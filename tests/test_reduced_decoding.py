@@ -131,7 +131,7 @@ def test_changed_file_is_named_with_its_own_size(tmp_path):
     dataset = dataset_of(tmp_path, "a.jpg")
     cv2.imwrite(str(tmp_path / "images" / "a.jpg"), np.zeros((50, 70, 3), np.uint8))
     with pytest.raises(UserError, match=r"is 70 x 50 pixels, but was 641 x 479"):
-        dataset.reduced(0, (60, 80))
+        dataset.read(0, 4)
 
 
 def test_data_set_that_can_not_is_refused(tmp_path):

@@ -1,11 +1,13 @@
 """Samples to a padded batch, and the batch to the network's input."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from gfl.data.dataset import Sample
 from gfl.data.linear_resize import taps
@@ -32,13 +34,21 @@ def collate(items: list[tuple[Sample, ImageMeta]]) -> Batch:
     return Batch(_planes(samples, _largest(targets.valid_size.tolist())), sizes, targets, metas)
 
 
-def collate_native(items: list[tuple[NativeSample, ImageMeta]]) -> NativeBatch:
-    """Pad samples whose boxes alone are in the frame of the network input."""
+def collate_native(
+    items: list[tuple[NativeSample, ImageMeta]], pictures: Tensor | None = None
+) -> NativeBatch:
+    """Pad samples whose boxes alone are in the frame of the network input.
+
+    Args:
+        items: samples and metas.
+        pictures: memory from `room` in which their images lie already, one behind the other.
+    """
     samples, metas = zip(*items, strict=True)
     sizes, targets = _targets(samples, metas)
     height, width = _largest(targets.valid_size.tolist())
     return NativeBatch(
-        _planes(samples, _largest(sample.image.shape[:2] for sample in samples)),
+        _end_to_end(samples) if pictures is None else pictures,
+        tuple(sample.image.shape[:2] for sample in samples),
         *_taps(samples, metas, 1, width),
         *_taps(samples, metas, 0, height),
         sizes,
@@ -66,19 +76,43 @@ def _targets(samples: Sequence[Sample], metas: Sequence[ImageMeta]) -> tuple[Ten
 def _planes(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor:
     """(B, 3, H, W) uint8 of images that are at most `size` (h, w) large."""
     height, width = size
-    images = np.empty((len(samples), 3, height, width), np.uint8)
+    images = room(len(samples), 3, height, width)
     wide = np.empty((height, width, 3), np.uint8)  # whole rows are split in half the time
-    for planes, sample in zip(images, samples, strict=True):
-        image = np.asarray(sample.image)
-        if image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image {sample.image_id} is {image.shape}, expected (H, W, 3)")
+    for planes, sample in zip(images.numpy(), samples, strict=True):
+        image = _checked(sample)
         rows, columns = image.shape[:2]
         if columns < width:
             wide[:rows, :columns], wide[:rows, columns:] = image, 0
             image = wide[:rows]
         cv2.split(np.ascontiguousarray(image, np.uint8), list(planes[:, :rows]))
         planes[:, rows:] = 0
-    return torch.from_numpy(images)
+    return images
+
+
+def _end_to_end(samples: Sequence[Sample]) -> Tensor:
+    """(bytes,) uint8 of all images, one behind the other."""
+    images = [_checked(sample).reshape(-1) for sample in samples]
+    together = room(sum(len(image) for image in images))
+    np.concatenate(images, out=together.numpy())
+    return together
+
+
+def _checked(sample: Sample) -> np.ndarray:
+    image = np.asarray(sample.image)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image {sample.image_id} is {image.shape}, expected (H, W, 3)")
+    return image
+
+
+def room(*shape: int) -> Tensor:
+    """uint8 memory for a batch, its content not set.
+
+    A loading process takes memory that the training process reads too, so that nothing is copied.
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _taps(

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from gfl.data.clean_boxes import CleanSet, clean_boxes
 from gfl.data.coco_json import read_coco_json
 from gfl.data.findings import Findings
-from gfl.data.image import read_image, shrink_for, shrunk_size
+from gfl.data.image import read_image, shrunk_size
 from gfl.data.image_facts import inspect_images
 from gfl.data.listing import Listing
 from gfl.data.masks import Masks
@@ -124,16 +124,16 @@ class DetectionDataset:
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.sample(index, self.picture(index))
+        return self.read(index)
 
-    def reduced(self, index: int, least: tuple[int, int]) -> Sample:
-        """As `self[index]`, its picture decoded smaller where at least (h, w) `least` is left."""
-        return self.sample(index, self.picture(index, shrink_for(self.sizes[index], least)))
+    def read(self, index: int, shrink: int = 1, out: np.ndarray | None = None) -> Sample:
+        """As `self[index]`, its picture from `picture`."""
+        return self.sample(index, self.picture(index, shrink, out))
 
-    def picture(self, index: int, shrink: int = 1) -> np.ndarray:
+    def picture(self, index: int, shrink: int = 1, out: np.ndarray | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB from its file, see `read_image`."""
         path = self.path(index)
-        image = read_image(path, shrink)
+        image = read_image(path, shrink, out)
         own = tuple(self.sizes[index].tolist())
         if image.shape[:2] in (own, shrunk_size(own, shrink)):
             return image

@@ -32,29 +32,21 @@ def taps(old: int, new: int, of_rows: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def linear_resize(
-    pictures: Tensor, columns: Tensor, column_weights: Tensor, rows: Tensor, row_weights: Tensor
+    picture: Tensor, columns: Tensor, column_weights: Tensor, rows: Tensor, row_weights: Tensor
 ) -> Tensor:
-    """Resize every picture of a batch by `taps` of its own; nothing waits for the device.
+    """Resize a picture by its `taps`; nothing waits for the device.
 
     Args:
-        pictures: (B, 3, H, W) uint8.
-        columns, column_weights: (B, 2, w) int64 and int32; weights of 0 give 0.
-        rows, row_weights: (B, 2, h), likewise.
+        picture: (3, H, W) uint8.
+        columns, column_weights: (2, w) int64 and int32; weights of 0 give 0.
+        rows, row_weights: (2, h), likewise.
 
     Returns:
-        (B, 3, h, w) uint8, equal to `cv2.resize` with INTER_LINEAR in every bit.
+        (3, h, w) uint8, equal to `cv2.resize` with INTER_LINEAR in every bit.
     """
-    num_images, channels, old_height, _ = pictures.shape
-    height, width = rows.shape[-1], columns.shape[-1]
-
-    def column(side: int) -> Tensor:
-        index = columns[:, side, None, None].expand(num_images, channels, old_height, width)
-        return pictures.gather(3, index) * column_weights[:, side, None, None]
-
-    blended = (column(0).add_(column(1)) >> 4).short()  # at most 255 * 2048 / 16
-
-    def row(side: int) -> Tensor:
-        index = rows[:, side, None, :, None].expand(num_images, channels, height, width)
-        return (blended.gather(2, index) * row_weights[:, side, None, :, None]) >> 16
-
-    return ((row(0).add_(row(1)).add_(2)) >> 2).byte()
+    left, right = (picture[:, :, of] * by for of, by in zip(columns, column_weights, strict=True))
+    blended = (left.add_(right) >> 4).short()  # at most 255 * 2048 / 16
+    upper, lower = (
+        blended[:, of] * by[:, None] >> 16 for of, by in zip(rows, row_weights, strict=True)
+    )
+    return (upper.add_(lower).add_(2) >> 2).byte()

@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import cv2
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gfl.data.augment import Augment
-from gfl.data.batch import collate, collate_native
-from gfl.data.dataset import Sample
+from gfl.data.batch import collate, collate_native, room
+from gfl.data.dataset import DetectionDataset, Sample
 from gfl.data.freed_memory import keep_freed_memory
+from gfl.data.image import shrink_for
 from gfl.data.native_batch import NativeBatch
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import NativeSample, Transform
@@ -29,8 +32,8 @@ class TransformedDataset(Dataset):
         dataset: anything whose `dataset[i]` is a `Sample`.
         transform: what is done to each.
         augment: what gives the samples, in place of `dataset[i]`.
-        reduced_decoding: let the data set decode pictures no larger than necessary, by
-            `dataset.reduced`; not with `augment`.
+        reduced_decoding: let a `DetectionDataset` decode pictures no larger than necessary; not
+            with `augment`.
     """
 
     def __init__(
@@ -59,25 +62,58 @@ class TransformedDataset(Dataset):
         except UserError as error:
             return error
 
-    def __getitems__(self, keys: list[SampleKey]) -> list[tuple[Sample, ImageMeta] | UserError]:
-        """The samples of a batch.
+    def __getitems__(self, keys: list[SampleKey]) -> list | NativeBatch:
+        """What belongs into a batch: samples with their metas, an error, or the batch itself.
 
-        Decoding a picture pushes all else out of the CPU's caches. Where pictures are kept as
-        they are, all are decoded first, and what follows runs in half the time.
+        Decoding a picture pushes all else out of the CPU's caches. Where pictures are kept as they
+        are, all are decoded first, into the memory of the batch, and what follows runs in half the
+        time.
         """
         if self.augment is not None or not self.transform.on_device:
             return [self[key] for key in keys]
         try:
-            samples = [self._sample(key) for key in keys]
+            samples, pictures = self._decoded(keys)
         except UserError as error:
             return [error]
-        return [self.transform(*pair) for pair in zip(samples, keys, strict=True)]
+        items = [self.transform(*pair) for pair in zip(samples, keys, strict=True)]
+        return collate_native(items, None if self.transform.changes_pixels else pictures)
 
-    def _sample(self, key: SampleKey) -> Sample:
+    def _decoded(self, keys: list[SampleKey]) -> tuple[list[Sample], Tensor | None]:
+        """Samples, and the memory in which their pictures lie, one behind the other; None where
+        sizes are not known before."""
+        if self.reduced_decoding:
+            return [self._sample(key) for key in keys], None
+        sizes = [self.dataset.sizes[key.index].tolist() for key in keys]
+        pictures = room(sum(3 * height * width for height, width in sizes))
+        samples, start = [], 0
+        for key, (height, width) in zip(keys, sizes, strict=True):
+            end = start + 3 * height * width
+            out = pictures[start:end].numpy().reshape(height, width, 3)
+            samples.append(self._sample(key, out))
+            start = end
+        return samples, pictures
+
+    def _sample(self, key: SampleKey, out: np.ndarray | None = None) -> Sample:
+        """As the data set has it, with the picture in `out` if that is given."""
+        if isinstance(self.dataset, DetectionDataset):
+            return self.dataset.read(key.index, self._shrink(key), out)
+        sample = self.dataset[key.index]
+        if out is None:
+            return sample
+        if sample.image.shape != out.shape:
+            raise UserError(
+                f"image {sample.image_id} has the shape {sample.image.shape}, but `sizes` of the "
+                f"data set says {out.shape[:2]} (h, w)."
+            )
+        out[...] = sample.image
+        return replace(sample, image=out)
+
+    def _shrink(self, key: SampleKey) -> int:
+        """How much smaller the picture may be decoded."""
         if not self.reduced_decoding:
-            return self.dataset[key.index]
+            return 1
         size = tuple(self.dataset.sizes[key.index].tolist())
-        return self.dataset.reduced(key.index, self.transform.input_size(size, key))
+        return shrink_for(size, self.transform.input_size(size, key))
 
 
 class BatchLoader(DataLoader):
@@ -130,7 +166,9 @@ class BatchLoader(DataLoader):
         return _raise_error(self.collate_fn(self.dataset.__getitems__(keys)))
 
 
-def _collate_or_error(items: list) -> Batch | NativeBatch | UserError:
+def _collate_or_error(items: list | NativeBatch) -> Batch | NativeBatch | UserError:
+    if isinstance(items, NativeBatch):
+        return items
     errors = [item for item in items if isinstance(item, UserError)]
     if errors:
         return errors[0]

@@ -17,7 +17,8 @@ class NativeBatch(OnDevice):
     It has no `images`, so that whoever forgets `to` gets an error and not pictures of another size.
 
     Attributes:
-        pictures: (B, 3, H, W) uint8 RGB as decoded, zero-padded at the right and bottom.
+        pictures: uint8 RGB as decoded, rows of pixels, one picture behind the other.
+        sizes: h, w of each picture.
         columns, column_weights: (B, 2, w) of the padded network input, see
             `gfl.data.linear_resize`; mirrored where the image is to be, weight 0 on the padding.
         rows, row_weights: (B, 2, h), likewise.
@@ -25,6 +26,7 @@ class NativeBatch(OnDevice):
     """
 
     pictures: Tensor
+    sizes: tuple[tuple[int, int], ...]
     columns: Tensor
     column_weights: Tensor
     rows: Tensor
@@ -35,7 +37,7 @@ class NativeBatch(OnDevice):
 
     def __post_init__(self):
         num_images = len(self.metas)
-        check_shape("pictures", self.pictures, num_images, 3, None, None)
+        check_shape("pictures", self.pictures, sum(self._lengths()))
         check_shape("columns", self.columns, num_images, 2, None)
         check_shape("column_weights", self.column_weights, *self.columns.shape)
         check_shape("rows", self.rows, num_images, 2, None)
@@ -49,7 +51,15 @@ class NativeBatch(OnDevice):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Move it and resize it there."""
         here = self._map(lambda value: value.to(device, non_blocking=non_blocking))
-        images = linear_resize(
-            here.pictures, here.columns, here.column_weights, here.rows, here.row_weights
-        )
-        return Batch(images, here.input_sizes, here.targets, self.metas)
+        tables = zip(here.columns, here.column_weights, here.rows, here.row_weights, strict=True)
+        parts = here.pictures.split(self._lengths())
+        # One after the other: between its two passes a picture takes several times its memory.
+        images = [
+            linear_resize(part.view(height, width, 3).permute(2, 0, 1), *own)
+            for part, (height, width), own in zip(parts, self.sizes, tables, strict=True)
+        ]
+        return Batch(torch.stack(images), here.input_sizes, here.targets, self.metas)
+
+    def _lengths(self) -> list[int]:
+        """Bytes of each picture."""
+        return [3 * height * width for height, width in self.sizes]

@@ -73,6 +73,11 @@ class Transform:
             jitter = ((0.7, 1.3), (0.7, 1.3), (0.7, 1.3), (-0.05, 0.05))
             self._color = A.ColorJitter(*jitter, p=color)
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether pictures that are left to the device are changed all the same."""
+        return "color" in self.chances
+
     def input_size(self, size: tuple[int, int], key: SampleKey) -> tuple[int, int]:
         """(h, w) that a picture of `size` (h, w) is resized to."""
         return resized_size(size, key.short, self.long)
