@@ -118,6 +118,7 @@ def train_step(
                 predictions = network(images)
                 taught = () if teacher is None else (teacher(images),)
             losses = criterion(predictions, batch.targets, *taught)
+            del images, predictions, taught  # so that the backward frees them when it is past them
             losses = {name: loss / len(batches) for name, loss in losses.items()}
             state.scaler.scale(sum(losses.values())).backward()
         for name, loss in losses.items():
