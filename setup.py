@@ -33,6 +33,7 @@ setup(
         "matplotlib",
         "opencv-python-headless",
         "pillow",
+        "simplejpeg>=1.8",
         "pydantic>=2.7",
         "tensorboard",
         "pyyaml",

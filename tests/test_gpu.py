@@ -11,7 +11,7 @@ from builders import make_targets, random_boxes, tiny_config, tiny_values, write
 from conftest import REPOSITORY
 
 import gfl
-from gfl.build import build_criterion, build_model
+from gfl.build import build_criterion, build_dataset, build_model, build_train_loader
 from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
 from gfl.engine.checkpoint import TrainState
@@ -133,6 +133,17 @@ def test_a_compiled_detector_finds_the_same_on_a_gpu(tmp_path):
             assert len(one) == len(other)
             torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-3)
             torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=0.1)
+
+
+def test_pictures_are_resized_to_the_pixels_of_the_cpu(tmp_path):
+    values = tiny_values(write_coco(tmp_path, {"train": 6, "val": 1}))
+    values["data"] |= {"train_size": {"short": [64, 96], "long": 128}, "resize_on_device": True}
+    config = parse_config(values)
+    loader = build_train_loader(config, build_dataset(config, "train"))
+    for keys in loader.batch_sampler:
+        batch = loader.load(keys)
+        here, there = batch.to("cpu"), batch.pin_memory().to("cuda", non_blocking=True)
+        assert there.images.is_cuda and there.images.cpu().equal(here.images)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=name_of)

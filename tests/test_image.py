@@ -45,6 +45,78 @@ def test_ordinary_files_are_read_as_opencv_reads_them():
         assert (decode_image(content, "x") == want).all()
 
 
+def outcome(content: bytes, out: np.ndarray | None = None) -> np.ndarray | str:
+    """What decoding gives: a picture, or a message."""
+    try:
+        return decode_image(content, "x", out=out)
+    except UserError as error:
+        return str(error)
+
+
+def jpeg_kinds() -> list[bytes]:
+    """Odd sizes, every way to store colours, scans, tables."""
+    found = [encoded("JPEG", noise(h, w)) for h, w in [(1, 1), (1, 17), (33, 1), (7, 13), (37, 50)]]
+    for options in (
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"optimize": True, "quality": 30},
+        {"keep_rgb": True},
+        {"restart_marker_blocks": 2},
+        {"mode": "L"},
+        {"mode": "L", "progressive": True},
+        {"icc_profile": b"profile" * 99},
+    ):
+        found.append(encoded("JPEG", noise(41, 59), **options))
+    return found
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """A file cut off, with bytes changed, or with bytes put in."""
+    rng = np.random.default_rng(seed)
+    bytes_ = bytearray(content)
+    at = int(rng.integers(2, len(bytes_)))
+    kind = seed % 3
+    if kind == 0:
+        return bytes(bytes_[:at])
+    noise_ = rng.integers(0, 256, 3).astype(np.uint8).tobytes()
+    bytes_[at : at + (3 if kind == 1 else 0)] = noise_
+    return bytes(bytes_)
+
+
+@pytest.mark.skipif(image_module.simplejpeg is None, reason="simplejpeg is not installed")
+def test_simplejpeg_gives_what_opencv_gives_damaged_files_too(monkeypatch):
+    kinds = jpeg_kinds()
+    files = kinds + [damaged(content, seed) for content in kinds for seed in range(20)]
+    with_it = [outcome(content) for content in files]
+    monkeypatch.setattr(image_module, "simplejpeg", None)
+    pictures = 0
+    for content, got in zip(files, with_it, strict=True):
+        want = outcome(content)
+        if isinstance(want, str):
+            assert isinstance(got, str)
+        else:
+            assert got.dtype == np.uint8 and got.shape == want.shape and (got == want).all()
+            pictures += 1
+    assert len(kinds) < pictures < len(files)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_picture_is_decoded_into_memory_that_fits(monkeypatch, is_there):
+    if not is_there:
+        monkeypatch.setattr(image_module, "simplejpeg", None)
+    for content in (*jpeg_kinds(), encoded("PNG"), with_exif("JPEG", 6)):
+        want = decode_image(content, "x")
+        memory = np.full(want.size + 7, 9, np.uint8)
+        out = memory[: want.size].reshape(want.shape)
+        assert decode_image(content, "x", out=out) is out
+        assert (out == want).all() and (memory[want.size :] == 9).all()
+        other = np.full((want.shape[0] + 1, want.shape[1], 3), 9, np.uint8)
+        got = decode_image(content, "x", out=other)
+        assert got is not other and (got == want).all() and (other == 9).all()
+
+
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
 def test_formats_without_loss(format):
     image = np.repeat(noise()[..., :1], 3, axis=2)  # grey, which a GIF's palette holds exactly

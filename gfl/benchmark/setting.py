@@ -146,7 +146,14 @@ def environment(setting: Setting) -> dict:
         "gfl": gfl.__version__,
         **{
             name: metadata.version(name)
-            for name in ("torch", "torchvision", "numpy", "pycocotools", "opencv-python-headless")
+            for name in (
+                "torch",
+                "torchvision",
+                "numpy",
+                "pycocotools",
+                "opencv-python-headless",
+                "simplejpeg",
+            )
             if _is_installed(name)
         },
     }

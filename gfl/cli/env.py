@@ -16,6 +16,7 @@ REQUIRED = (
     "pycocotools",
     "albumentations",
     "opencv-python-headless",
+    "simplejpeg",
     "pydantic",
     "tensorboard",
 )

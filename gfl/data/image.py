@@ -116,9 +116,7 @@ def _unreadable(name: str, reason: object) -> str:
     return f"{name} is not a readable image: replace it or remove it from the data set ({text})."
 
 
-def _decode(
-    content: bytes, name: str, shrink: int, out: np.ndarray | None
-) -> np.ndarray | None:
+def _decode(content: bytes, name: str, shrink: int, out: np.ndarray | None) -> np.ndarray | None:
     # Most files, for which Pillow's look at the header would say nothing new.
     if is_plain_jpeg(content, Image.MAX_IMAGE_PIXELS or math.inf) and not jpeg_lacks_end(content):
         image = _simplejpeg(content, out) if shrink == 1 else None
