@@ -11,6 +11,7 @@ import pytest
 import torch
 from builders import pyramid
 
+from gfl.benchmark import light
 from gfl.benchmark.coco_sample import coco_detections, coco_truth
 from gfl.benchmark.coco_speed import agreement, coco_speed
 from gfl.benchmark.inference import CANDIDATES, _some_candidates, inference
@@ -435,3 +436,24 @@ def test_onnx_files_stand_beside_the_first(tmp_path, capsys):
     assert "onnxruntime can not run" in capsys.readouterr().err
     assert main(["--only", "onnx", "--device", "cpu"]) == 2
     assert "--onnx FILE.onnx" in capsys.readouterr().err
+
+
+def test_light_networks_stand_beside_the_smallest(tmp_path, monkeypatch):
+    monkeypatch.setattr(light, "CONFIGS", ("gfl_n", "gfl_s"))
+    monkeypatch.setattr(light, "_write", lambda path, *_: relu_file(path, ["b", 3, "h", "w"]))
+    rows = light.light_family(setting("cpu", size=(64, 96), repeats=2, warmup=1))
+    assert [row.name for row in rows] == [
+        f"{name}, 64 x 96, batch 1, {where}"
+        for name, where in [
+            ("gfl_n", "cpu"),
+            ("gfl_s", "cpu"),
+            ("gfl_n.onnx", "onnxruntime"),
+            ("gfl_s.onnx", "onnxruntime"),
+        ]
+    ]
+    assert [row.limit_name for row in rows] == ["", "gfl_n", "", "gfl_n.onnx"]
+    assert [row.note for row in rows[:2]] == [
+        "1.10 million parameters, 80 classes",
+        "3.21 million parameters, 80 classes",
+    ]
+    assert all(row.low <= row.median <= row.high for row in rows)

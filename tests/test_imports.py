@@ -227,6 +227,7 @@ FLOORS = {
     "benchmark/coco_sample.py": 0,
     "benchmark/coco_speed.py": 8,
     "benchmark/inference.py": 9,
+    "benchmark/light.py": 9,
     "benchmark/memory.py": 9,
     "benchmark/memory_program.py": 9,
     "benchmark/onnx_latency.py": 8,

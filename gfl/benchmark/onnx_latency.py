@@ -22,7 +22,7 @@ def onnx_latency(setting: Setting) -> list[Record]:
     """
     if not setting.onnx_files:
         raise UserError("--only onnx needs files to compare: --onnx FILE.onnx [FILE.onnx ...].")
-    works = {str(path): _work(Path(path), setting) for path in setting.onnx_files}
+    works = {str(path): onnx_work(Path(path), setting) for path in setting.onnx_files}
     spreads = interleaved(works, setting.repeats, setting.warmup)
     first, *others = works
     height, width = setting.size
@@ -34,7 +34,7 @@ def onnx_latency(setting: Setting) -> list[Record]:
     return rows
 
 
-def _work(path: Path, setting: Setting):
+def onnx_work(path: Path, setting: Setting):
     """One call of a file on noise."""
     session = open_session(path, ["CPUExecutionProvider"])
     inputs = {each.name: _content(each, setting.size) for each in session.get_inputs()}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from gfl.benchmark.coco_speed import coco_speed
 from gfl.benchmark.inference import inference
+from gfl.benchmark.light import light_family
 from gfl.benchmark.memory import memory
 from gfl.benchmark.onnx_latency import onnx_latency
 from gfl.benchmark.peer import Peer, PeerMissing, peer_note
@@ -26,9 +27,10 @@ FIGURES: dict[str, Callable[..., list[Record]]] = {
     "memory": memory,
     "scaling": scaling,
     "onnx": onnx_latency,
+    "light": light_family,
 }
 # Minutes long, or of interest to few: measured when named.
-ON_REQUEST = ("scaling", "onnx")
+ON_REQUEST = ("scaling", "onnx", "light")
 WITH_PEER = ("train", "infer")
 
 

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="train, infer, data, eval, start, memory (the default), scaling or onnx",
+        help="train, infer, data, eval, start, memory (the default), scaling, onnx or light",
     )
     parser.add_argument("--pictures", metavar="DIR", help="JPEGs for data; default drawn ones")
     parser.add_argument("--eval-images", type=int, metavar="N", help="images of eval; default 5000")
