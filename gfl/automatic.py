@@ -22,6 +22,7 @@ from gfl.distributed import broadcast_object, gather_objects, is_main, world_siz
 from gfl.engine.budget import fitting_batch, fitting_epochs
 from gfl.engine.footprint import image_bytes, weight_bytes
 from gfl.engine.free_memory import room_for_images
+from gfl.engine.precision import fitting_precision
 from gfl.errors import UserError
 
 # The schema's own, where nothing else decides it.
@@ -107,7 +108,7 @@ def choose_layout(config: Config, known: dict | None = None, has_data: bool = Fa
 
 
 def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
-    """Choose sizes of pictures, reg_max, batch and epochs for a training set.
+    """Choose sizes of pictures, reg_max, batch and epochs for a training set; and the precision.
 
     Args:
         config: as `choose_layout` gives it.
@@ -118,9 +119,10 @@ def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
     if not keys:
         return config, []
     missing = [name for name in ("sizes", "objects") if not hasattr(dataset, name)]
-    if missing:
+    by_data = [key for key in keys if key != "train.precision"]
+    if missing and by_data:
         raise UserError(
-            f"{', '.join(keys)}: auto needs a data set with sizes and objects() (see "
+            f"{', '.join(by_data)}: auto needs a data set with sizes and objects() (see "
             f"gfl.data.dataset.DetectionDataset), but {type(dataset).__name__} has no "
             f"{' and no '.join(missing)}: state these values."
         )
@@ -142,6 +144,7 @@ def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
         room = min(gather_objects(room_for_images(device, weight_bytes(network))))
         choose("train.batch_size", lambda now: _batch_size(now, dataset, network, room))
     choose("train.epochs", lambda now: fitting_epochs(len(dataset), now.train.batch_size))
+    choose("train.precision", lambda now: fitting_precision(device))
     return _with(config, found)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gfl.errors import UserError, did_you_mean
+from gfl.errors import SHOWN, UserError, did_you_mean
 from gfl.schema import Config
 from gfl.yaml_text import parse_yaml
 
@@ -33,8 +33,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     shipped = CONFIG_FOLDER / f"{path}.yaml"
     if not path.exists() and (shipped.exists() or path.name == path.stem):
         path = shipped
-    values = merge_overrides(_read_layers(path, seen=()), overrides or [])
-    return parse_config(values, str(path))
+    layers = _read_layers(path, seen=())
+    values = merge_overrides(layers, overrides or [])
+    try:
+        return parse_config(values, str(path))
+    except UserError:
+        if not overrides:
+            raise
+        parse_config(layers, str(path))  # the file's own mistakes are named first
+        return parse_config(values, f"{path.name} as changed by {_shown(overrides)}")
 
 
 def merge_overrides(values: dict, overrides: list[str]) -> dict:
@@ -52,6 +59,12 @@ def parse_config(values: dict, origin: str = "config") -> Config:
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
         raise UserError(f"{origin}: " + "\n".join(dict.fromkeys(lines))) from None
+
+
+def _shown(overrides: list[str]) -> str:
+    """Overrides for a message."""
+    more = f" and {len(overrides) - SHOWN} more" if len(overrides) > SHOWN else ""
+    return " ".join(overrides[:SHOWN]) + more
 
 
 def _read_layers(path: Path, seen: tuple[Path, ...]) -> dict:
@@ -131,13 +144,24 @@ def _explain(item: dict) -> str:
         *place, last = item["loc"]
         parts, section = _follow(place)
         known = list(section.model_fields)
+        hint = did_you_mean(str(last), known)
+        elsewhere = [place for place in _places() if place.rpartition(".")[2] == last]
+        if elsewhere:
+            hint = f"; did you mean {' or '.join(elsewhere)}?"
         return (
-            f"unknown key {'.'.join([*parts, str(last)])!r}{did_you_mean(str(last), known)} "
+            f"unknown key {'.'.join([*parts, str(last)])!r}{hint} "
             f"Known keys here: {', '.join(known)}."
         )
-    key = ".".join(_follow(item["loc"])[0])
+    parts, section = _follow(item["loc"])
+    key, got = ".".join(parts), item["input"]
     message = item["msg"].removeprefix("Value error, ")
-    got = item["input"]
+    if item["type"] in ("model_type", "model_attributes_type"):
+        known = list(section.model_fields)
+        message = f"expected keys and values, such as {{{known[0]}: ...}}; keys: {', '.join(known)}"
+    elif item["type"] in ("tuple_type", "list_type"):
+        message = f"expected a list, such as [{got}]"
+    elif item["type"] == "string_pattern_mismatch" and key == "device":
+        message = "expected cpu, cuda or cuda:N"
     if item["type"] == "missing" or isinstance(got, dict | BaseModel):
         return f"{key}: {message}." if key else f"{message}."
     hint = "."
@@ -145,6 +169,14 @@ def _explain(item: dict) -> str:
         choices = [c.strip(" '") for c in item["ctx"]["expected"].replace(" or ", ",").split(",")]
         hint = did_you_mean(got, choices)
     return f"{key} is {got!r}: {message}{hint}"
+
+
+def _places(section: type[BaseModel] = Config, prefix: str = "") -> typing.Iterator[str]:
+    """Dotted keys of all sections."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _places(field.annotation, f"{prefix}{name}.")
 
 
 def _follow(location: typing.Iterable[str | int]) -> tuple[list[str], type[BaseModel]]:

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from gfl.schema import Config
 from gfl.schema.automatic import AUTO, OrAuto
+from gfl.schema.section import LARGEST
 
 
 def json_schema() -> dict:
@@ -103,13 +104,22 @@ def _auto(field: FieldInfo) -> str:
 def _limits(field: FieldInfo) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
     found = []
-    for item in field.metadata:
+    for item in [*field.metadata, *_inner_limits(field.annotation)]:
         found += [
             f"{sign} {getattr(item, key)}"
             for key, sign in signs.items()
-            if getattr(item, key, None) is not None
+            if getattr(item, key, None) not in (None, LARGEST, -LARGEST)
         ]
     return f", {', '.join(found)}" if found else ""
+
+
+def _inner_limits(annotation: Any) -> list:
+    """Those of what may also be null."""
+    parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType) or len(parts) > 1:
+        return []
+    marks = getattr(parts[0], "__metadata__", ())
+    return [item for mark in marks for item in getattr(mark, "metadata", [mark])]
 
 
 def _default(field: FieldInfo) -> str:

@@ -47,8 +47,9 @@ def some(names: Iterable[object]) -> str:
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """End a sentence: "; did you mean 'x'?" for the closest choice, "." when nothing is close."""
-    close = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+    by_lower = {str(choice).lower(): str(choice) for choice in choices}
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else "."
 
 
 def choose(kind: str, name: str, table: dict):

@@ -1,5 +1,6 @@
 """Whether a checkpoint can be gone on from with this config and data, doing so, and saying so."""
 
+import math
 from pathlib import Path
 
 from gfl.engine.checkpoint import TrainState
@@ -7,6 +8,7 @@ from gfl.engine.early_stop import stopped_early
 from gfl.engine.keeper import BEST
 from gfl.errors import UserError, some
 from gfl.schema import Config
+from gfl.work_dir import differences
 
 
 def restore(
@@ -37,14 +39,25 @@ def restore(
             f"the checkpoint has {checkpoint['steps_per_epoch']} steps an epoch, this config "
             f"and data give {steps_per_epoch}: resume with the same data and train.batch_size."
         )
+    epochs_done = checkpoint["step"] / steps_per_epoch
+    if epochs_done > config.train.epochs:
+        raise UserError(
+            f"train.epochs is {config.train.epochs}, but the checkpoint has {epochs_done:g} epochs "
+            f"behind it: say at least {math.ceil(epochs_done)}, or begin in another --work-dir."
+        )
     before, now = checkpoint["config"]["train"]["optimizer"], config.train.optimizer
     if before != now:
         raise UserError(f"the checkpoint was trained with {before}, the config says {now}.")
     try:
         state.load_state_dict(checkpoint)
     except (RuntimeError, ValueError, KeyError) as error:
+        changes = differences(checkpoint["config"], config.to_dict())
+        why = [line for line in changes if line.startswith(("model.", "train."))]
+        if not why:
+            why = [" ".join(str(error).split())[:500]]
         raise UserError(
-            f"last.pt does not fit this config's model or optimizer: {str(error)[:500]}"
+            "last.pt does not fit this config's model or optimizer; changed since the checkpoint: "
+            + "; ".join(why)
         ) from None
 
 

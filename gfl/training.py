@@ -211,7 +211,7 @@ class _Run:
         raise TrainingStopped(
             f"{signal.Signals(number).name}: stopped after step {self.state.step} of "
             f"{self.total_steps}; {what}. The same command with --resume goes on, or: "
-            f"train {self.work_dir / 'config.yaml'} --resume"
+            f"gfl train {self.work_dir / 'config.yaml'} --resume"
         )
 
     def _set_position(self) -> None:

@@ -222,6 +222,7 @@ CHOSEN = {
     "model.reg_max": 16,
     "train.batch_size": 4,
     "train.epochs": 24,
+    "train.precision": "fp32",
 }
 
 

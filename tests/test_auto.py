@@ -115,6 +115,27 @@ def test_a_checkpoint_decides_everything(base):
     assert config.data.train_size.long == 320 and config.train.epochs == 24
 
 
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("fpu avx2 avx512f avx512_bf16", "bf16"),
+        ("fpu amx_bf16 amx_tile", "bf16"),
+        ("Features : fp asimd bf16", "bf16"),
+        ("fpu avx2 avx512f not_avx512_bf16", "fp32"),
+        (None, "fp32"),
+    ],
+)
+def test_precision_is_that_of_the_cpus_instructions(base, tmp_path, monkeypatch, flags, precision):
+    file = tmp_path / "cpuinfo"
+    if flags is not None:
+        file.write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr("gfl.engine.precision.CPU_INFO", file)
+    bare = SimpleNamespace()  # a data set that says nothing
+    config, [choice] = choose_sizes(auto(base, "train.precision"), bare, CPU)
+    assert choice.key == "train.precision" and choice.value == precision
+    assert config.train.precision == precision
+
+
 def test_choosing_draws_no_random_number(base, plenty):
     before = torch.get_rng_state()
     choose_sizes(auto(base, *AUTO_KEYS[2:]), Boxes(20), CPU)
@@ -133,6 +154,8 @@ def test_what_can_not_be_chosen_is_the_users_message(base, tmp_path):
     for key, work in (
         ("data.format", lambda config: build.build_dataset(config, "train")),
         ("data.test_size", lambda config: build.build_eval_loader(config, Boxes(1))),
+        ("train.precision", lambda config: build.build_loop_options(config, 1)),
+        ("train.precision", lambda config: build.build_state(config, 1, 1, CPU, False)),
         ("train.batch_size", lambda config: build.build_train_loader(config, Boxes(1))),
         ("train.epochs", lambda config: build.build_schedule(config, 1)),
     ):

@@ -450,6 +450,41 @@ def test_override_of_an_unknown_key(tmp_path):
         load_config(path, ["train.epoch=3"])
 
 
+def test_mistake_of_the_command_line_is_not_laid_on_the_file(tmp_path):
+    path = write(tmp_path, "a.yaml", {"train": {"epochs": 2}})
+    with pytest.raises(UserError, match=r"^a\.yaml as changed by train\.epoch=3: unknown key"):
+        load_config(path, ["train.epoch=3"])
+    path = write(tmp_path, "b.yaml", {"train": {"epochs": 0}})
+    with pytest.raises(UserError, match=r"b\.yaml: train\.epochs is 0"):
+        load_config(path, ["train.epoch=3"])
+
+
+def test_key_of_another_section_is_found():
+    message = message_of({"epochs": 3})
+    assert "unknown key 'epochs'; did you mean train.epochs?" in message
+    message = message_of({"train": {"channels": 3}})
+    assert "did you mean model.neck.channels or model.head.channels?" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"data": {"train_size": 320}},
+            "data.train_size is 320: expected keys and values, such as {short: ...}; keys: short, "
+            "long.",
+        ),
+        ({"assigner": "tal"}, "assigner is 'tal': expected keys and values, such as {name: ...}"),
+        ({"train": {"freeze": "backbone"}}, "expected a list, such as [backbone]."),
+        ({"device": "gpu"}, "device is 'gpu': expected cpu, cuda or cuda:N."),
+        ({"data": {"cache": "RAM"}}, "cache is 'RAM', expected 'ram' (./RAM for a folder"),
+        ({"data": {"format": "COCO"}}, "did you mean 'coco'?"),
+    ],
+)
+def test_what_to_type_instead_is_said(values, said):
+    assert said in message_of(values)
+
+
 # Where data comes from
 
 

@@ -31,7 +31,10 @@ def test_every_key_is_explained():
 
 def test_limits_choices_and_defaults_are_told():
     text = markdown()
-    assert "| `train.precision` | `fp32` \\| `bf16` \\| `fp16` | `fp32` |" in text
+    choices = " \\| ".join(f"`{name}`" for name in ("fp32", "bf16", "fp16", "auto"))
+    assert f"| `train.precision` | {choices} | `fp32` |" in text
+    assert "| `data.repeat_factor` | number \\| null, > 0, <= 1 | `null` |" in text
+    assert "| `data.workers` | integer, >= 0, <= 1024 | `2` |" in text
     assert "| `postprocess.score_threshold` | number, >= 0, < 1 | `0.05` |" in text
     assert "| `data.train.images` | text | required |" in text
 

@@ -620,8 +620,8 @@ def no_names(path, model):
         (damaged_zip, "damaged"),
         (damaged_legacy, "damaged"),
         (plain_pickle, "damaged or no checkpoint"),
-        (text, "damaged or no checkpoint"),
-        (empty, "damaged or no checkpoint"),
+        (text, "no file of torch.save"),
+        (empty, "no file of torch.save"),
         (a_list, "holds a list"),
         (numbers_only, "'a' is a int"),
         (nothing, "it is empty"),
@@ -652,3 +652,11 @@ def test_the_command_as_users_run_it(model, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "written" in done.stdout
+
+
+@pytest.mark.parametrize("content", [b"# a text file\n", b"\xff\xd8\xff\xe0 a picture", b""])
+def test_file_of_another_kind_is_said_to_be_none(tmp_path, content):
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(gfl.UserError, match=r"x\.pth is no file of torch\.save: expected"):
+        open_checkpoint(path)

@@ -220,6 +220,10 @@ def test_a_dead_loading_process_is_explained():
     text = "DataLoader worker (pid 7) is killed by signal: Bus error. "
     with pytest.raises(TrainingFailed, match="shm-size"), memory.lost_worker_explained():
         raise RuntimeError(text)
+    with pytest.raises(TrainingFailed) as caught, memory.lost_worker_explained():
+        with memory.lost_worker_explained():
+            raise RuntimeError(text)
+    assert str(caught.value).count("has died") == 1
     with pytest.raises(RuntimeError, match="other"), memory.lost_worker_explained():
         raise RuntimeError("other")
 

@@ -488,7 +488,7 @@ def test_start_of_a_training_imports_nothing_needless():
         "import gfl.training\n"
         "from gfl import build\n"
         "from gfl.config import load_config\n"
-        "config = load_config('quickstart')\n"
+        "config = load_config('quickstart', ['train.precision=bf16'])\n"
         "device = sys.modules['torch'].device('cpu')\n"
         "build.build_state(config, 3, 1, device, load_pretrained=False)\n"
         "build.build_criterion(config)\n"

@@ -134,6 +134,16 @@ def test_changed_file_is_named_with_its_own_size(tmp_path):
         dataset.read(0, 4)
 
 
+def test_augmentation_that_needs_whole_pictures_is_named(tmp_path):
+    dataset = dataset_of(tmp_path, "a.jpg")
+    augment = {"mosaic": 0.5, "scale_jitter": [0.5, 1.5]}
+    data = {"reduced_decoding": True, "augment": augment}
+    config = parse_config({"data": data, "train": {"batch_size": 1}})
+    said = r"with mosaic, scale_jitter, .*set data.augment.mosaic=0 data.augment.scale_jitter=null"
+    with pytest.raises(UserError, match=said):
+        build.build_train_loader(config, dataset)
+
+
 def test_data_set_that_can_not_is_refused(tmp_path):
     config = parse_config({"data": {"reduced_decoding": True}, "train": {"batch_size": 1}})
     with pytest.raises(UserError, match=r"reduced_decoding is for image files.*OneFile"):

@@ -443,6 +443,10 @@ def test_a_finished_run_says_so_and_its_config_trains_longer(folder, tmp_path, c
     assert status == 0 and "resumed at step 3 of 6" in error and "finished" not in error
     assert [line["step"] for line in metrics_of(Path("runs/mine")) if "loss" in line][-1] == 6
     assert [path.name for path in Path("runs").iterdir()] == ["mine"]
+    settings = own.read_text()
+    status, error = run_train(capsys, own, "--resume", "train.epochs=1")
+    assert status == 2 and "train.epochs is 1, but the checkpoint has 2 epochs behind it" in error
+    assert own.read_text() == settings
 
 
 def test_a_checkpoint_of_other_classes_names_the_few_that_differ(folder, tmp_path):
@@ -468,7 +472,8 @@ def test_resuming_something_else_is_refused(folder, tmp_path):
         gfl.train(tiny_config(folder, batch_size=2), work_dir=tmp_path / "run", resume=True)
     values = tiny_values(folder)
     values["model"]["head"]["channels"] = 96
-    with pytest.raises(UserError, match="does not fit this config's model"):
+    why = r"does not fit this config's model .*changed .*: model\.head\.channels: 64 -> 96"
+    with pytest.raises(UserError, match=why):
         gfl.train(gfl.config.parse_config(values), work_dir=tmp_path / "run", resume=True)
     torch.save({"anything": 1}, tmp_path / "run" / "last.pt")
     with pytest.raises(UserError, match="not a checkpoint of gfl"):

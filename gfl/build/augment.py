@@ -18,13 +18,15 @@ def build_augment(config: Config, dataset) -> Augment | None:
     """What gives the samples of a training; None where all of OTHERS are off.
 
     Raises:
-        UserError: `copy_paste` is on and the data has no masks.
+        UserError: `copy_paste` is on and the data has no masks; or pictures are decoded smaller.
     """
     require_masks(config, dataset)
     augment = config.data.augment
     values = {name: getattr(augment, name) for name in OTHERS}
     if not any(values.values()):
         return None
+    if config.data.reduced_decoding:
+        _refuse_reduced_decoding(values)
     epochs = config.train.epochs
     strong_epochs = epochs - augment.closed_epochs(epochs)
     size = config.data.train_size
@@ -40,6 +42,16 @@ def require_masks(config: Config, dataset) -> None:
             "segmentation that fits its box (polygons or run lengths): there is nothing to cut "
             "objects out by. Set data.augment.copy_paste=0, or add masks."
         )
+
+
+def _refuse_reduced_decoding(values: dict) -> None:
+    """Name those of OTHERS that are on: they need whole pictures."""
+    on = {name: "null" if name == "scale_jitter" else 0 for name, value in values.items() if value}
+    off = " ".join(f"data.augment.{name}={value}" for name, value in on.items())
+    raise UserError(
+        f"data.reduced_decoding does not go with {', '.join(on)}, which needs whole pictures: "
+        f"leave it out, or set {off}."
+    )
 
 
 def build_factors(config: Config, dataset) -> np.ndarray | None:

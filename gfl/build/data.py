@@ -250,11 +250,6 @@ def build_train_loader(config: Config, dataset):
                 f"data.{name} is for image files, but the training data is a "
                 f"{type(whole).__name__} of its own: leave it out."
             )
-    if data.reduced_decoding and composed is not None:
-        raise UserError(
-            "data.reduced_decoding does not go with mosaic, mixup, copy_paste, crop and "
-            "scale_jitter, which need whole pictures: leave it or them out."
-        )
     if data.cache != "none":
         whole = CachedDataset(whole, data.cache, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         dataset = whole if data.tiles is None else dataset.reading(whole)

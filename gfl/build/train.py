@@ -34,6 +34,7 @@ def build_loop_options(
     config: Config, steps_per_epoch: int, pad_to: tuple[tuple[int, int], ...] = ()
 ) -> LoopOptions:
     """What the training loop is told; `pad_to` is `build_pad_to`'s."""
+    config.require_chosen("train.precision")
     train = config.train
     return LoopOptions(
         epochs=train.epochs,
@@ -57,6 +58,7 @@ def build_state(
     load_pretrained: bool = True,
 ) -> TrainState:
     """Make what a training changes: network, optimiser and schedule, averages."""
+    config.require_chosen("train.precision")
     train = config.train
     if config.model.backbone.resolved_norm == "sync" and device.type == "cpu":
         raise UserError("model.backbone.norm: sync needs GPUs; on the CPU use norm: batch.")

@@ -52,8 +52,10 @@ def predict(args: argparse.Namespace) -> None:
     """Detect, draw, write."""
     from gfl.errors import UserError
 
-    if args.batch_size < 1 or (args.tile and args.tile < 64):
-        raise UserError("--batch-size is at least 1, --tile at least 64 pixels (0 for none).")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size is {args.batch_size}, expected 1 or more.")
+    if args.tile and args.tile < 64:
+        raise UserError(f"--tile is {args.tile}, expected at least 64 pixels, or 0 for none.")
     if args.score is not None and not 0 <= args.score <= 1:
         raise UserError(f"--score is {args.score}, expected 0 to 1.")
     if args.frames is not None and args.frames < 1:

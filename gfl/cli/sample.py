@@ -34,5 +34,6 @@ def sample(args: argparse.Namespace) -> None:
         width, height = map(int, args.size.split("x"))
         size, kinds = (width, height), (args.annotator, args.by_colour)
         make_shapes(args.out, args.train, args.val, args.seed, size, *kinds)
+        print(f"{args.out}: {args.train} pictures to train on, {args.val} to evaluate on")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot draw the sample: {error}") from None

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from last.pt, if there is one: `train runs/NAME/config.yaml --resume`",
+        help="go on from last.pt, if there is one: `gfl train runs/NAME/config.yaml --resume`",
     )
     parser.add_argument("--json", metavar="FILE", help="write the final numbers as JSON")
     args = parser.parse_intermixed_args(argv)

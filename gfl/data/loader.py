@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gfl.data.augment import Augment
 from gfl.data.batch import collate, collate_native, room
-from gfl.data.dataset import DetectionDataset, Sample
+from gfl.data.dataset import Sample
 from gfl.data.freed_memory import keep_freed_memory
 from gfl.data.image import shrink_for
 from gfl.data.native_batch import NativeBatch
@@ -21,8 +21,9 @@ from gfl.data.transforms import NativeSample, Transform
 from gfl.errors import UserError
 from gfl.structures import Batch, ImageMeta
 
-# Seconds that a worker goes on after SIGTERM, as long as torchrun gives its processes.
-GRACE = 30
+# Seconds that a worker goes on after SIGTERM: longer than a step, which the training finishes
+# first. One whose training process is gone ends by itself as soon as it waits for work.
+GRACE = 600
 
 
 class TransformedDataset(Dataset):
@@ -95,7 +96,7 @@ class TransformedDataset(Dataset):
 
     def _sample(self, key: SampleKey, out: np.ndarray | None = None) -> Sample:
         """As the data set has it, with the picture in `out` if that is given."""
-        if isinstance(self.dataset, DetectionDataset):
+        if hasattr(self.dataset, "read"):  # a `DetectionDataset`
             return self.dataset.read(key.index, self._shrink(key), out)
         sample = self.dataset[key.index]
         if out is None:

@@ -63,6 +63,8 @@ def lost_worker_explained() -> Iterator[None]:
     """
     try:
         yield
+    except TrainingFailed:
+        raise  # said already
     except RuntimeError as error:
         text = str(error)
         if LOST_WORKER[0] not in text or not any(words in text for words in LOST_WORKER[1:]):

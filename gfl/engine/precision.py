@@ -1,4 +1,7 @@
-"""Whether half precision works for this model on this device: tried once, before the first step."""
+"""Whether half precision pays on a device, and whether it works for a model there: tried once,
+before the first step."""
+
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,21 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 # of 128 x 160: 0.20 for a new ResNeXt-101 in bf16, 0.02 for a new ResNet-18); hardware or layers
 # that half precision breaks give NaN or something unrelated.
 TOLERANCE = 0.5
+
+CPU_INFO = Path("/proc/cpuinfo")
+# Of x86 (AVX-512 and AMX) and of Arm. Without them torch computes in bf16 by detours.
+BF16_INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def fitting_precision(device: torch.device) -> tuple[str, str]:
+    """bf16 where the device has instructions for it, else fp32; and why."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU computes in it"
+        return "fp32", "this GPU does not compute in bf16 (fp16 may be faster: state it)"
+    if BF16_INSTRUCTIONS & set(CPU_INFO.read_text().split() if CPU_INFO.is_file() else ()):
+        return "bf16", "this CPU has instructions for it"
+    return "fp32", "no bf16 instructions of this CPU are known, and without them bf16 is slow"
 
 
 @torch.no_grad()

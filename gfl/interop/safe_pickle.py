@@ -18,6 +18,10 @@ import torch
 
 from gfl.errors import UserError
 
+# What a file of torch.save begins with, in its old and its new serialisation; a zip archive that
+# was cut off is damaged, and no file of another kind.
+PICKLE, ZIP = b"\x80", b"PK"
+
 
 def load_without_running(path: Path):
     """The content of a file of torch.save, either serialisation.
@@ -56,6 +60,10 @@ def _refuse_other_kinds(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise UserError(f"{path} is a TorchScript program, expected a checkpoint's dict.")
+        return
+    with path.open("rb") as file:
+        if not file.read(2).startswith((PICKLE, ZIP)):
+            raise UserError(f"{path} is no file of torch.save: expected a checkpoint, .pth or .pt.")
 
 
 class _Refused(Exception):

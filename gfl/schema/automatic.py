@@ -1,4 +1,4 @@
-"""Keys that may say `auto`: their values are chosen from the data when a training starts."""
+"""Keys that may say `auto`: their values are chosen when a training starts, most by the data."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ AUTO_KEYS = (
     "model.reg_max",
     "train.batch_size",
     "train.epochs",
+    "train.precision",
 )
 
 

@@ -174,7 +174,8 @@ class Data(Section):
     """[[h, w], ...] that training batches are padded to, the smallest that holds each; null pads
     to the largest image of the batch, or with train.compile to a few sizes found in the data."""
     reduced_decoding: bool = False
-    """In training, decode JPEG files at 1/2, 1/4 or 1/8 where that is still large enough."""
+    """In training, decode JPEG files at 1/2, 1/4 or 1/8 where that is still large enough; not with
+    mosaic and the like, tiles or a cache, which need whole pictures."""
     cache: Place = "none"
     """Keep decoded training pictures: none, ram, or a folder (on a disk of this machine)."""
     augment: Augment = Augment()
@@ -219,6 +220,16 @@ class Data(Section):
             raise ValueError(
                 f"cache {self.cache} keeps whole pictures, but reduced_decoding is set: leave one "
                 "of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cache_is_no_misspelt_word(self):
+        word = self.cache.lower()
+        if word in ("ram", "none") and self.cache != word:
+            raise ValueError(
+                f"cache is {self.cache!r}, expected {word!r} (./{self.cache} for a folder of that "
+                "name)"
             )
         return self
 

@@ -47,8 +47,9 @@ class Train(Section):
     """With schedule: flat_cosine, how much of the training has the full rate; null is 0.5."""
     grad_clip: Float | None = Field(default=None, gt=0)
     """Largest L2 norm of the gradient; null leaves it alone."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the network's forward and backward; losses and boxes are always fp32."""
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], OR_AUTO] = "fp32"
+    """Of the network's forward and backward; losses and boxes are always fp32. auto is bf16 where
+    the device has instructions for it (docs/auto.md)."""
     channels_last: bool = False
     """Memory layout of the images and weights; faster for most devices."""
     checkpoint_activations: bool = False
