@@ -29,6 +29,8 @@ JPEG = (".jpg", ".jpeg")
 SIZE = (480, 640)
 QUALITY = 92
 OBJECTS = 7
+# The recipes' batch, all of it on one GPU.
+BATCH = 16
 
 
 def data_pipeline(setting: Setting) -> list[Record]:
@@ -132,7 +134,7 @@ def _on_device(setting: Setting, loader, batches: list, size: str) -> Record:
 def _loader(dataset, short: int, long: int, data: dict):
     """The training loader, in this process."""
     size = {"train_size": {"short": short, "long": long}, "workers": 0}
-    train = {"batch_size": min(4, len(dataset))}
+    train = {"batch_size": min(BATCH, len(dataset))}
     return build.build_train_loader(parse_config({"data": size | data, "train": train}), dataset)
 
 
