@@ -52,12 +52,15 @@ def restore(
         state.load_state_dict(checkpoint)
     except (RuntimeError, ValueError, KeyError) as error:
         changes = differences(checkpoint["config"], config.to_dict())
-        why = [line for line in changes if line.startswith(("model.", "train."))]
-        if not why:
-            why = [" ".join(str(error).split())[:500]]
+        named = [line for line in changes if line.startswith(("model.", "train."))]
+        # What torch says of names and shapes is long, and the keys say more.
+        reasons = [" ".join(str(error).split())[:500]]
+        if named and isinstance(error, RuntimeError):
+            reasons = []
+        if named:
+            reasons.append(f"changed since the checkpoint: {'; '.join(named)}")
         raise UserError(
-            "last.pt does not fit this config's model or optimizer; changed since the checkpoint: "
-            + "; ".join(why)
+            f"last.pt does not fit this config's model or optimizer: {' '.join(reasons)}"
         ) from None
 
 

@@ -269,7 +269,8 @@ def test_classes_are_chosen_by_name_in_the_order_given(folders):
 def test_unknown_class_names_the_nearest(folders):
     with pytest.raises(UserError, match=r"'squre', which .*; did you mean 'square'\?.*disc, sq"):
         dataset_of(folders["coco"], classes=["squre"])
-    for wrong, words in (("disc", "valid tuple"), ([], "at least 1"), (["a", "a"], "twice")):
+    wrong_ones = (("disc", "expected a list"), ([], "at least 1"), (["a", "a"], "twice"))
+    for wrong, words in wrong_ones:
         with pytest.raises(UserError, match=words):
             config_of(folders["coco"], classes=wrong)
 

@@ -343,5 +343,8 @@ def test_what_may_change_on_resuming(folder, tmp_path, monkeypatch):
     gfl.train(tiny_config(folder, epochs=2), work_dir=tmp_path / "run", resume=True)
     assert seen == [[0.01], [0.01]]
     other = tiny_config(folder, epochs=3, freeze=["head.cls_tower"])
-    with pytest.raises(UserError, match="parameters that train, or the groups .* are others"):
+    with pytest.raises(
+        UserError, match="parameters that train, or the groups .* are others"
+    ) as caught:
         gfl.train(other, work_dir=tmp_path / "run", resume=True)
+    assert "train.freeze: [] -> ['head.cls_tower']" in str(caught.value)
