@@ -324,7 +324,7 @@ def test_sizes_and_strides(name):
     assert model.neck.strides == (8, 16, 32, 64, 128)[: config.model.neck.levels]
     assert load_config(name).auto_keys == AUTO_KEYS
     train = config.train
-    assert (train.optimizer, train.schedule, train.ema_decay) == ("adamw", "cosine", 0.998)
+    assert (train.optimizer, train.schedule, train.ema_decay) == ("adamw", "flat_cosine", 0.998)
     text = (REPOSITORY / "docs" / "light.md").read_text(encoding="utf-8")
     assert f"| `{name}` | {config.model.backbone.name} |" in text
 
