@@ -16,6 +16,7 @@ from gfl.benchmark.coco_sample import coco_detections, coco_truth
 from gfl.benchmark.coco_speed import agreement, coco_speed
 from gfl.benchmark.inference import CANDIDATES, _some_candidates, inference
 from gfl.benchmark.memory import memory
+from gfl.benchmark.onnx_latency import onnx_work
 from gfl.benchmark.peer import Peer, PeerMissing
 from gfl.benchmark.pipeline import data_pipeline
 from gfl.benchmark.record import Record, Spread, not_measured, record
@@ -417,6 +418,24 @@ def relu_file(path, dims: list, extra: bool = False):
     opset = [onnx.helper.make_opsetid("", 18)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
     return path
+
+
+def test_onnx_file_that_opens_and_does_not_run_is_said_to(tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    images = value("images", onnx.TensorProto.FLOAT, [1, 3, "h", "w"])
+    shape = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [1], [7])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Reshape", ["images", "shape"], ["out"])],
+        "seven",
+        [images],
+        [value("out", onnx.TensorProto.FLOAT, [7])],
+        [shape],
+    )
+    opset = [onnx.helper.make_opsetid("", 18)]
+    path = tmp_path / "seven.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
+    with pytest.raises(UserError, match=r"onnxruntime can not run .*seven\.onnx"):
+        onnx_work(path, setting("cpu", size=(64, 96)))
 
 
 def test_onnx_files_stand_beside_the_first(tmp_path, capsys):

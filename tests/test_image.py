@@ -85,8 +85,8 @@ def damaged(content: bytes, seed: int) -> bytes:
     return bytes(bytes_)
 
 
-@pytest.mark.skipif(image_module.simplejpeg is None, reason="simplejpeg is not installed")
 def test_simplejpeg_gives_what_opencv_gives_damaged_files_too(monkeypatch):
+    assert image_module.simplejpeg is not None, "pip install simplejpeg: setup.py asks for it"
     kinds = jpeg_kinds()
     files = kinds + [damaged(content, seed) for content in kinds for seed in range(20)]
     with_it = [outcome(content) for content in files]

@@ -113,6 +113,10 @@ def test_parity_zoo_network(name, tmp_path):
         np.testing.assert_allclose(losses[ours].item(), want, rtol=1e-4, atol=1e-5)
     # In float64: where the input of a ReLU, or an offset from a pixel's edge, is nearer to 0 than
     # float32's rounding, gradients differ from one CPU's convolutions to another's.
+    sum(losses.values()).backward()
+    rounded = gradient_norms(arrays, model)
+    np.testing.assert_allclose(rounded, arrays["param_grad.l2"], rtol=2e-2, atol=5e-4)
+    model.zero_grad()
     model.double()
     if second:
         model.head.quality.float()  # as everything behind the logits
@@ -137,6 +141,12 @@ def test_parity_zoo_network(name, tmp_path):
         assert torch.equal(ours.scores, found.scores[classes])
 
 
+def gradient_norms(arrays: dict, model: torch.nn.Module) -> np.ndarray:
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    names = [rename(str(name)) for name in arrays["param_grad.names"]]
+    return np.array([gradients[name].double().norm().item() for name in names])
+
+
 def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
     """Norms of every trained parameter's gradient; none for the frozen ones."""
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -146,7 +156,7 @@ def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
         assert frozen == {rename(str(name)) for name in arrays["frozen.names"]}
     assert set(names) | frozen == set(gradients) and not set(names) & frozen
     assert all(gradients[name] is None for name in frozen)
-    norms = np.array([gradients[name].double().norm().item() for name in names])
+    norms = gradient_norms(arrays, model)
     np.testing.assert_allclose(norms, arrays["param_grad.l2"], rtol=1e-4, atol=5e-4)
     sums = np.array([gradients[name].double().sum().item() for name in names])
     sizes = np.array([gradients[name].numel() for name in names])
@@ -159,11 +169,12 @@ def assert_gradients(arrays: dict, model: torch.nn.Module) -> None:
     assert (np.abs(sums - arrays["param_grad.sum"]) <= rtol * scale + 5e-4).all()
 
 
-def test_parity_train_curve(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_parity_train_curve(tmp_path, dtype):
     """The first five SGD steps, through the project's own step, optimiser and schedule."""
     arrays = reference("train_curve.npz")
     model, meta, _ = reference_model("gfl_r50_fpn_1x", tmp_path)
-    model.double()  # see test_parity_zoo_network
+    model.to(dtype)  # float64 for the reason that test_parity_zoo_network gives
     lr, momentum, weight_decay = (float(v) for v in arrays["sgd"])
     config = load_config(
         REPOSITORY / "configs/gfl_r50_fpn_1x.yaml", [f"train.lr={lr}", "train.warmup_steps=0"]
@@ -177,7 +188,7 @@ def test_parity_train_curve(tmp_path):
     model.train()
     criterion, options = build_criterion(config), LoopOptions(epochs=1, steps_per_epoch=1000)
     normalize = Normalize((0, 0, 0), (1, 1, 1))
-    normalize.mean = normalize.mean.double()  # and so are images
+    normalize.mean = normalize.mean.to(dtype)  # and so are images
     make_input = recipe().make_input
     for step in range(5):
         images = np.concatenate(
@@ -195,5 +206,6 @@ def test_parity_train_curve(tmp_path):
         state.step += 1
         got = [losses[name].item() for name in ("loss_cls", "loss_box", "loss_dfl")]
         got += [sum(got), norm.item()]
-        rtol = 1e-3 if step < 2 else 3e-2
+        first = 1e-3 if dtype == torch.float64 else 3e-3  # seen in float32: 1.3e-3 on one CPU
+        rtol = first if step < 2 else 3e-2
         np.testing.assert_allclose(got, arrays["losses"][step], rtol=rtol, err_msg=f"step {step}")

@@ -38,6 +38,10 @@ def onnx_work(path: Path, setting: Setting):
     """One call of a file on noise."""
     session = open_session(path, ["CPUExecutionProvider"])
     inputs = {each.name: _content(each, setting.size) for each in session.get_inputs()}
+    try:
+        session.run(None, inputs)
+    except Exception as error:  # onnxruntime's exceptions have no base of their own
+        raise UserError(f"onnxruntime can not run {path}: {str(error).splitlines()[0]}") from None
     return lambda: session.run(None, inputs) and None
 
 
