@@ -109,8 +109,8 @@ KINDS = {
         "files of boxes as x1 y1 x2 y2", ("fail", "repair"), "files of boxes as x1 y1 x2 y2"
     ),
     # No defects
-    "divided": Kind("sets divided by data.val_fraction", _NOTE),
-    "overfit": Kind("sets of which data.overfit takes a few", _NOTE),
+    "divided": Kind("data sets divided by data.val_fraction", _NOTE),
+    "overfit": Kind("data sets cut down by data.overfit", _NOTE),
     "other_class": Kind("boxes of classes that data.classes leaves out", _NOTE),
     "lost_with_image": Kind("boxes of images that are left out", _NOTE),
     "missing_label_file": Kind("images without label file (background)", _NOTE),

@@ -96,7 +96,7 @@ class Augment(Section):
         if closed >= 1 and not self.mosaic + self.mixup + self.copy_paste:
             raise ValueError(
                 f"close_mosaic is {closed}, but mosaic, mixup and copy_paste are all 0: there is "
-                "nothing to close. Leave close_mosaic out, or set one of them"
+                "nothing to close. Set close_mosaic: 0 too, or one of them"
             )
         return self
 
