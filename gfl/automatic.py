@@ -152,6 +152,8 @@ def network_without_content(config: Config, num_classes: int) -> nn.Module:
     """The config's network on the meta device: shapes only. No random number is drawn from it."""
     if "model.reg_max" in config.auto_keys:
         config = config.with_values({"model.reg_max": REG_MAX})
+    if config.model.backbone.norm == "sync":  # which refuses to compute on the meta device
+        config = config.with_values({"model.backbone.norm": "batch"})
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):

@@ -36,8 +36,8 @@ def markdown() -> str:
         "",
         "`extends: FILE.yaml` takes another file's values first. A section changes only the keys "
         "that it names, in a file and on",
-        "the command line alike: `\"data.augment={color: 0.5}\"` leaves a mosaic of the config on, and "
-        "`data.augment.mosaic=0` turns it off.",
+        "the command line alike: `data.augment={color: 0.5}` leaves a mosaic of the config on, "
+        "and `data.augment.mosaic=0` turns it off.",
     ]
     parts += _section(Config, "")
     return "\n".join(parts) + "\n"

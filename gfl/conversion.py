@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import gfl
 from gfl.build import build_model
@@ -82,6 +82,29 @@ def open_checkpoint(path: str | Path) -> dict:
     if not is_checkpoint(path):
         return convert(path)[0]
     return require_usable(load_checkpoint(path), path)
+
+
+def restored_network(content: dict, config: Config, name: str) -> nn.Module:
+    """The network of an opened checkpoint, with the weights to use: averages where there are some.
+
+    Args:
+        content: of the checkpoint.
+        config: its own, or as overridden.
+        name: of the file, for the message.
+
+    Raises:
+        UserError: weights and config do not fit.
+    """
+    model = build_model(config, len(content["class_map"]["names"]), load_pretrained=False)
+    try:
+        model.load_state_dict(content.get("ema") or content["model"])
+    except RuntimeError as error:
+        reason = str(error)[:500]
+        raise UserError(
+            f"{name} is damaged, or does not fit its config (with the overrides, if there are "
+            f"any): {reason}"
+        ) from None
+    return model
 
 
 def convert(path: str | Path, config: str | Path | None = None) -> tuple[dict, Comparison]:

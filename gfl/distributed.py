@@ -20,6 +20,8 @@ from gfl.errors import TrainingFailed, TrainingStopped, UserError
 TIMEOUT = timedelta(minutes=30)
 # Name in the processes' common store of the first failure.
 FAILURE = "gfl/failure"
+# Whether `alone` is entered.
+_is_alone = False
 
 
 def rank() -> int:
@@ -29,7 +31,7 @@ def rank() -> int:
 
 def world_size() -> int:
     """Number of processes, 1 without torchrun."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _is_alone else 1
 
 
 def is_main() -> bool:
@@ -173,9 +175,21 @@ def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     return network
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, `world_size` is 1 and `sum_over_ranks` gives what it gets: a computation that other
+    processes take no part in."""
+    global _is_alone
+    _is_alone = True
+    try:
+        yield
+    finally:
+        _is_alone = False
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum of a tensor over the processes, on its device; the tensor itself without torchrun."""
-    if not dist.is_initialized():
+    if _is_alone or not dist.is_initialized():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)

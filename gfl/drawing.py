@@ -1,6 +1,5 @@
 """Drawing on arrays: boxes with their doubt, grids of pictures. Files only, no display needed."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import cv2
 import numpy as np
 
 from gfl.errors import UserError
+from gfl.files import replacing
 
 # Distinct on light and dark pictures, RGB.
 COLORS = (
@@ -137,15 +137,10 @@ def save_picture(path: str | Path, image: np.ndarray) -> None:
     """
     _require_picture(image)
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     try:
         _, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        try:
+        with replacing(path) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
     except cv2.error:
         raise UserError(f"cannot write {path}: pictures end in .jpg, .png or the like.") from None
     except OSError as error:

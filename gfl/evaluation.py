@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from gfl import build
 from gfl.automatic import choose_layout
-from gfl.config import Config, merge_overrides, parse_config
-from gfl.conversion import open_checkpoint
+from gfl.config import merge_overrides, parse_config
+from gfl.conversion import open_checkpoint, restored_network
 from gfl.detections import DEFAULT_THRESHOLD
 from gfl.distributed import is_main, process_group
 from gfl.engine.curves import class_curves, confusion_matrix
@@ -52,7 +51,7 @@ def evaluate(
         if dataset is None:
             config, _ = choose_layout(config)
             dataset = build.build_dataset(config, split, names)
-        model = _model_of(content, config, str(checkpoint))
+        model = restored_network(content, config, str(checkpoint))
         if plots is not None and is_main():
             _make_folder(Path(plots))
         if is_main():
@@ -74,18 +73,6 @@ def evaluate(
             _plot(Path(plots), dataset, results, metrics["thresholds"])
             say(f"precision_recall.png, f1.png and confusion.png are in {plots}")
         return metrics, results
-
-
-def _model_of(content: dict, config: Config, name: str) -> nn.Module:
-    """The network with the weights to judge: the averages where there are some."""
-    num_classes = len(content["class_map"]["names"])
-    model = build.build_model(config, num_classes, load_pretrained=False)
-    try:
-        model.load_state_dict(content.get("ema") or content["model"])
-    except RuntimeError as error:
-        reason = str(error)[:500]
-        raise UserError(f"{name} does not fit the overridden config: {reason}") from None
-    return model
 
 
 def _introduction(content: dict, name: str, split: str, views: int) -> str:

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from gfl.data.image import read_image
 from gfl.data.sampler import SampleKey
 from gfl.data.transforms import Transform
 from gfl.errors import ExportFailed, UserError, choose
+from gfl.files import replacing
 from gfl.interop.agreement import Differences, Tolerance
 from gfl.interop.export_forms import FORMS, halve
 from gfl.interop.export_metadata import describe, output_shapes
@@ -78,23 +78,22 @@ def export(
     _check_opset(detector, opset)
     batches = comparison_batches(detector, picture, PAD_MULTIPLE if is_onnx else SMALLEST_PT2)
 
-    temporary = path.with_name(path.stem + ".tmp" + path.suffix)
     try:
-        say(f"exporting {checkpoint} as {form}")
-        metadata = describe(content, detector, form, half, (opset or OPSET) if is_onnx else None)
-        _write(temporary, detector, metadata)
-        say("comparing with PyTorch")
-        network, runtime = open_exported(temporary, form)
-        found = compare(network, detector, form, batches, limits)
-        about = str(image or "a drawn picture")
-        report = _report(metadata, runtime, about, batches, found, limits)
-        if not found.within(limits):
-            raise ExportFailed(f"{path} is not written, it differs from PyTorch: {_row(report)}")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            say(f"exporting {checkpoint} as {form}")
+            version = (opset or OPSET) if is_onnx else None
+            metadata = describe(content, detector, form, half, version)
+            _write(temporary, detector, metadata)
+            say("comparing with PyTorch")
+            network, runtime = open_exported(temporary, form)
+            found = compare(network, detector, form, batches, limits)
+            about = str(image or "a drawn picture")
+            report = _report(metadata, runtime, about, batches, found, limits)
+            if not found.within(limits):
+                row = _row(report)
+                raise ExportFailed(f"{path} is not written, it differs from PyTorch: {row}")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     _warn_of_weak_comparison(found, limits, say)
     return report
 

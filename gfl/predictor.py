@@ -14,7 +14,7 @@ from torch import nn
 from gfl import build
 from gfl.analysis.temperature import stored_temperature
 from gfl.config import parse_config
-from gfl.conversion import open_checkpoint
+from gfl.conversion import open_checkpoint, restored_network
 from gfl.data.batch import collate, padded_size
 from gfl.data.dataset import Sample
 from gfl.data.image import pil_to_rgb, read_image
@@ -23,6 +23,7 @@ from gfl.data.transforms import Transform
 from gfl.detections import DEFAULT_THRESHOLD, Detections
 from gfl.distributed import local_device
 from gfl.engine.compiled_inference import compiled_inference
+from gfl.engine.memory import explained
 from gfl.errors import UserError
 from gfl.interop.exported import ExportedForm
 from gfl.interop.onnx_network import OnnxNetwork
@@ -30,6 +31,7 @@ from gfl.models.folding import folded, folded_blocks
 from gfl.structures import Batch
 from gfl.tiling import Tiling, merge
 
+ADVICE = "batch_size (predict --batch-size), or the test size (data.test_size, --size)"
 NO_BOXES = np.zeros((0, 4), np.float32)
 
 
@@ -68,12 +70,7 @@ def detector_of(content: dict, name: str, *options) -> "Detector":
     """The detector of an opened checkpoint; `name` is for messages, `options` are `Detector`'s."""
     config = parse_config(content["config"], name)
     names = tuple(content["class_map"]["names"])
-    model = build.build_model(config, len(names), load_pretrained=False)
-    try:
-        model.load_state_dict(content.get("ema") or content["model"])
-    except RuntimeError as error:
-        reason = str(error)[:500]
-        raise UserError(f"{name} is damaged, or does not fit its config: {reason}") from None
+    model = restored_network(content, config, name)
     ids = tuple(content["class_map"]["category_ids"])
     detector = Detector(model, config, names, ids, *options)
     detector.recommend(content.get("thresholds"))
@@ -229,8 +226,12 @@ class Detector:
                 category_ids=self.category_ids,
                 thresholds=self.thresholds,
             )
-            for found in self._compute(collate(items), postprocess)
+            for found in self._detections(collate(items), postprocess)
         ]
+
+    def _detections(self, batch: Batch, postprocess) -> list[Detections]:
+        with explained([batch], ADVICE, UserError):
+            return self._compute(batch, postprocess)
 
     def _compute(self, batch: Batch, postprocess) -> list[Detections]:
         batch = batch.to(self.device, non_blocking=True)

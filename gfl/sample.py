@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from gfl.files import replacing
 from gfl.sample_shapes import CATEGORIES, object_alpha, unit_displacements
 
 # In the order of their hues, which are those of the categories by shape.
@@ -166,8 +166,8 @@ def scene_at(
 
 
 def _write(path: Path, data: bytes) -> None:
-    (part := path.with_name(path.name + ".part")).write_bytes(data)
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 def _is_own(path: Path, info: dict[str, Any]) -> bool:

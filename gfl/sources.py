@@ -11,6 +11,7 @@ import numpy as np
 
 from gfl.data.image import read_image
 from gfl.errors import UserError
+from gfl.files import beside
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 # Endings that OpenCV writes; pictures of other kinds become .png.
@@ -133,7 +134,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: float):
         self.path, self.rate, self._writer = path, rate, None
-        self._temporary = path.with_suffix(".tmp" + path.suffix)
+        self._temporary = beside(path)
 
     def __enter__(self) -> "VideoWriter":
         return self

@@ -2,9 +2,8 @@
 
 import torch
 
-from gfl import build
 from gfl.config import Config, parse_config
-from gfl.conversion import open_checkpoint
+from gfl.conversion import open_checkpoint, restored_network
 from gfl.errors import UserError
 from gfl.models.folding import folded, folded_blocks
 
@@ -41,12 +40,7 @@ def load_teacher(
     path = config.distill.teacher
     content = open_checkpoint(path)
     theirs = parse_config(content["config"], path)
-    num_classes = len(content["class_map"]["names"])
-    model = build.build_model(theirs, num_classes, load_pretrained=False)
-    try:
-        model.load_state_dict(content.get("ema") or content["model"])
-    except RuntimeError as error:
-        raise UserError(f"{path} is damaged: {str(error)[:500]}") from None
+    model = restored_network(content, theirs, path)
     facts = [
         (f"{section}.{key}", getattr(getattr(theirs, section), key), value)
         for section, key in AGREED

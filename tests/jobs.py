@@ -192,6 +192,29 @@ def in_step(number: int, what: str) -> None:
     criterion.GFLCriterion._losses = losses
 
 
+def spoiled_in_step(number: int) -> None:
+    """The first image of step n is NaN whenever it is normalised; stderr has its id."""
+    import gfl.engine.train as loop
+    from gfl.data.batch import Normalize
+
+    real_step, real_normalize, count, spoiled = loop.train_step, Normalize.__call__, [0], []
+
+    def normalize(self, images, sizes):
+        bad = [any(torch.equal(image, other) for other in spoiled) for image in images]
+        bad = torch.tensor(bad)[:, None, None, None]
+        return torch.where(bad, torch.nan, real_normalize(self, images, sizes))
+
+    def step(state, network, batches, *args):
+        def spoil():
+            spoiled.append(batches[0].images[0])
+            print(f"spoilt image {batches[0].metas[0].image_id}.", file=sys.stderr)
+
+        _at(number, spoil, count)
+        return real_step(state, network, batches, *args)
+
+    Normalize.__call__, loop.train_step = normalize, step
+
+
 def slow_steps(seconds: float) -> None:
     """Each step takes that much longer."""
     import time

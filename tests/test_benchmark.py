@@ -393,6 +393,52 @@ def test_peer_without_mmdetection_is_a_line(monkeypatch):
     assert row["verdict"] == "not measured here" and "mmdet" in row["note"]
 
 
+def test_peer_that_ends_in_the_middle_is_a_line_and_the_figure_is_measured_without(
+    tmp_path, monkeypatch
+):
+    peer = tmp_path / "peer"
+    peer.write_text("#!/bin/sh\necho 'gfl-peer {\"versions\": {}}'\nexit 3\n")
+    peer.chmod(0o755)
+
+    def figure(setting, peer=None):
+        seconds = peer.seconds("train") if peer else 1.0
+        return [record("train", "a step", "s", Spread.of([seconds]))]
+
+    monkeypatch.setitem(FIGURES, "train", figure)
+    report = benchmark(Setting(**{**vars(TINY), "peer": str(peer)}), ("train",))
+    note, row = report["records"]
+    assert "ended with status 3" in note["note"] and row["median"] == 1
+
+
+def test_a_figure_without_memory_is_a_line(monkeypatch):
+    def figure(setting):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(FIGURES, "eval", figure)
+    (row,) = benchmark(TINY, ("eval",))["records"]
+    assert row["verdict"] == "not measured here" and "lower --batch" in row["note"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only", "eval", "--peer", sys.executable], "--peer is for --only train or infer"),
+        (["--only", "eval", "--onnx", "x.onnx"], "--onnx is for --only onnx"),
+        (["--onnx", "x.onnx"], "--onnx is for --only onnx"),
+        (["--plan", "gfl_n", "--batch", "3"], "--plan measures nothing: leave --batch out"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, message, capsys):
+    assert main(options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_picture_that_can_not_be_read_is_named(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    assert main(["--only", "data", "--pictures", str(tmp_path), "--repeats", "1"]) == 2
+    assert "a.jpg" in capsys.readouterr().err
+
+
 def test_peer_that_is_no_interpreter_is_said():
     with pytest.raises(UserError, match="can not be started"):
         Peer("/nowhere/python", TINY)

@@ -1,5 +1,6 @@
 """Schedule, optimiser, averaged weights, checkpoints and logs."""
 
+import copy
 import json
 import math
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from conftest import assert_close
 from torch import nn
 
 from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint, write_atomically
@@ -146,6 +148,38 @@ def test_checkpoint_round_trip_and_weights_only(tmp_path):
     content = load_checkpoint(path)
     assert content["step"] == 7 and torch.equal(content["model"]["w"], torch.arange(3.0))
     assert torch.load(path, weights_only=True)["format"] == "gfl"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_moments_take_the_memory_layout_of_their_parameters(name):
+    """A training that goes on with `train.channels_last` is the one without, to rounding."""
+
+    def state(layout):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        model = model.to(memory_format=layout)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        return TrainState(model, make_optimizer(model, name), Schedule(0.1, 10), scaler)
+
+    def step(state):
+        for group in state.optimizer.param_groups:
+            group["lr"] = 0.01
+        state.optimizer.zero_grad()
+        state.model(images).square().mean().backward()
+        state.optimizer.step()
+        return [parameter.detach().clone() for parameter in state.model.parameters()]
+
+    images = torch.randn(2, 3, 10, 10)
+    first = state(torch.contiguous_format)
+    before = step(first)
+    kept = copy.deepcopy(first.state_dict())
+    want = step(first)
+    other = state(torch.channels_last)
+    other.load_state_dict(kept)
+    got = step(other)
+    for old, ours, theirs in zip(before, got, want, strict=True):
+        assert_close(ours, theirs, atol=1e-6)
+        assert not torch.equal(old, theirs)
 
 
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ from gfl.data import shared_memory
 from gfl.data.batch import Normalize
 from gfl.engine import memory
 from gfl.engine.precision import disagreement
-from gfl.errors import TrainingFailed
+from gfl.errors import TrainingFailed, UserError
 from gfl.losses.criterion import GFLCriterion
 from gfl.structures import Batch, ImageMeta, Predictions
 
@@ -136,6 +137,17 @@ def test_memory_that_really_ran_out_is_recognised_and_a_bug_is_not():
         torch.empty(1 << 60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="shape"), memory.explained([], "x"):
         torch.ones(2).view(3)
+
+
+def test_a_prediction_out_of_memory_is_a_message(checkpoint, monkeypatch):
+    detector = gfl.load(checkpoint, device="cpu")
+
+    def no_memory(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(detector, "model", no_memory)
+    with pytest.raises(UserError, match="images x .height, width. 2 x .*Lower batch_size"):
+        detector.predict([np.zeros((64, 64, 3), np.uint8)] * 2)
 
 
 def test_a_training_out_of_memory_ends_with_status_1(folder, tmp_path, monkeypatch, capsys):

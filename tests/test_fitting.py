@@ -8,6 +8,8 @@ import torch
 from builders import measured, write_formats
 from torch import nn
 
+from gfl.automatic import network_without_content
+from gfl.config import load_config
 from gfl.data.fitting import fitting_reg_max, fitting_side, fitting_val_fraction
 from gfl.data.layout import find_format
 from gfl.engine.budget import fitting_batch, fitting_epochs
@@ -165,6 +167,15 @@ def test_the_format_is_what_a_folder_holds(tmp_path):
         find_format(tmp_path / "nowhere")
 
 
+def test_norms_of_all_processes_cost_as_much():
+    """They refuse to compute without a GPU where there are processes."""
+    sync = load_config("gfl_n", ["model.backbone.norm=sync"])
+    networks = [network_without_content(config, 3) for config in (load_config("gfl_n"), sync)]
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in networks[1].modules())
+    own, theirs = (image_bytes(network, (64, 64)) for network in networks)
+    assert own == theirs
+
+
 PEAK = """
 import sys, torch
 from builders import make_targets, without_auto
@@ -193,9 +204,6 @@ print(mebibytes("VmHWM"))
 @pytest.mark.slow
 def test_the_computed_cost_of_an_image_is_above_the_measured_one():
     """Within a factor of two; pytest -s prints both."""
-    from gfl.automatic import network_without_content
-    from gfl.config import load_config
-
     computed = image_bytes(network_without_content(load_config("gfl_s"), 3), (320, 320)) / MIB
     few, many = (measured(PEAK, count)[0] for count in (4, 12))
     print(f"computed {computed:.0f} MiB an image, measured {(many - few) / 8:.0f}")

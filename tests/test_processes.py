@@ -1,6 +1,7 @@
 """Two CPU processes of one training: equal steps, and an end together whatever happens to one."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jobs
 import pytest
+import torch
 import torch.distributed as dist
 import yaml
 from builders import tiny_config, tiny_values, write_coco
@@ -112,6 +114,18 @@ def test_the_first_error_is_what_all_processes_show(config, tmp_path):
         "[rank 0] training failed: stopped because of rank 1: IndexError: a bug of ours" in second
     )
     assert "Traceback" not in second
+
+
+def test_an_image_that_spoils_a_logged_step_is_found_on_its_process(config, tmp_path):
+    argv = [config, "train.batch_size=4", "train.log_steps=1", "train.epochs=1"]
+    spoil = ((), ("spoiled_in_step", 1))
+    processes = start_two([*argv, "--work-dir", tmp_path / "run"], tmp_path, spoil)
+    assert ends_together(processes) == [0, 0]
+    spoilt = int(re.search(r"spoilt image (\d+)\.", (tmp_path / "rank1").read_text())[1])
+    [line] = [x for x in (tmp_path / "run" / "log.txt").read_text().splitlines() if "skipped" in x]
+    assert f"images {spoilt} " in line and "(each alone gives it)" in line
+    kept = torch.load(tmp_path / "run" / "bad_batches" / "step_1.pt", weights_only=True)
+    assert kept["culprits"] == [spoilt] and spoilt in kept["image_ids"]
 
 
 SCRIPT = """

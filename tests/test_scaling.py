@@ -1,5 +1,8 @@
 """Weak scaling: bytes of two real processes, and the plan's arithmetic by hand."""
 
+import json
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -99,7 +102,7 @@ def test_payload_counts_what_is_trained():
     assert whole.parameters - whole.trainable == 225_344
 
 
-def test_plan_prints_bytes_and_with_a_time_the_efficiency(monkeypatch, capsys):
+def test_plan_prints_bytes_and_with_a_time_the_efficiency(monkeypatch, capsys, tmp_path):
     made = Payload("x", 10, 25_000_000 - 2)
     monkeypatch.setattr("gfl.benchmark.scaling_plan.payload", lambda config: made)
     assert main(["--plan", "x", "--step-ms", "100", "--gbytes", "1", "--overlap", "0"]) == 0
@@ -109,12 +112,17 @@ def test_plan_prints_bytes_and_with_a_time_the_efficiency(monkeypatch, capsys):
     assert sent.split()[-7:] == ["0.0", "100.0", "150.0", "175.0", "187.5", "193.8", "196.9"]
     assert times.split()[-7:-4] == ["0.00", "100.00", "150.00"]
     assert shares.split()[-7:-4] == ["1.000", "0.500", "0.400"]
+    assert main(["--plan", "x", "--step-ms", "100", "--json", str(tmp_path / "plan.json")]) == 0
+    [written] = json.loads((tmp_path / "plan.json").read_text())["configs"]
+    assert written["step_bytes"] == 100_000_000 and written["sent_bytes"][:2] == [0, 100_000_000]
+    assert written["links"]["100 Gbit/s"]["exchange_seconds"][1] == pytest.approx(0.008)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"step_seconds": 0.0}, "--step-ms"),
+        ({"step_seconds": math.nan}, "--step-ms"),
         ({"overlap": 1.5}, "--overlap"),
         ({"links": {"x": 0.0}}, "--gbytes"),
     ],

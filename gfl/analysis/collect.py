@@ -96,7 +96,7 @@ def collect(
     content = open_checkpoint(checkpoint)
     config = merge_overrides(content["config"], overrides)
     device = config.get("device")
-    # Not fused: the numbers are those of `gfl.evaluate`, to the last bit.
+    # Not fused: the numbers are those of `gfl.evaluate`, to the rounding of the memory layout.
     detector = detector_of(
         {**content, "config": config}, str(checkpoint), device, False, False, False
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from gfl.engine.checkpoint import DamagedCheckpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from gfl.errors import UserError
 
-# The key of a checkpoint: {"value": T, "split": ..., "images": ..., "edges": ...}.
+# The key of a checkpoint: {"value": T, "split": ..., "images": ..., "sides": ...}.
 KEY = "edge_temperature"
 
 

@@ -1,5 +1,6 @@
 """mmdetection's GFL in another environment, timed in turn with ours."""
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -58,14 +59,23 @@ class Peer:
         self.versions = ready["versions"]
 
     def seconds(self, what: str) -> float:
-        """Do "train" (a step) or "infer" (a forward of one image) once; seconds by its clock."""
-        self._process.stdin.write(what + "\n")
-        self._process.stdin.flush()
-        return self._answer()["seconds"]
+        """Do "train" (a step) or "infer" (a forward of one image) once; seconds by its clock.
+
+        Raises:
+            PeerMissing: the process has ended.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
+        answer = self._answer()
+        if "missing" in answer:
+            raise PeerMissing(answer["missing"])
+        return answer["seconds"]
 
     def close(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 

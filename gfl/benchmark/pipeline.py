@@ -18,6 +18,7 @@ from gfl.benchmark.timing import interleaved
 from gfl.config import parse_config
 from gfl.data.dataset import CocoDataset
 from gfl.data.freed_memory import keep_freed_memory
+from gfl.data.image import read_image
 from gfl.data.image_facts import inspect_images
 from gfl.data.transforms import resized_size
 from gfl.errors import UserError
@@ -177,7 +178,7 @@ def _listing(folder: Path, paths: list[Path]) -> Path:
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number, path in enumerate(paths, start=1):
-        height, width = cv2.imread(str(path)).shape[:2]
+        height, width = read_image(str(path)).shape[:2]
         images.append({"id": number, "file_name": path.name, "width": width, "height": height})
         for _ in range(OBJECTS):
             w, h = rng.uniform(0.1, 0.5, 2) * (width, height)

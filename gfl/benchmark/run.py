@@ -10,11 +10,12 @@ from gfl.benchmark.memory import memory
 from gfl.benchmark.onnx_latency import onnx_latency
 from gfl.benchmark.peer import Peer, PeerMissing, peer_note
 from gfl.benchmark.pipeline import data_pipeline
-from gfl.benchmark.record import Record
+from gfl.benchmark.record import Record, not_measured
 from gfl.benchmark.scaling import scaling
 from gfl.benchmark.setting import Setting, environment
 from gfl.benchmark.start import start
 from gfl.benchmark.training_step import training_step
+from gfl.engine.memory import is_out_of_memory
 from gfl.errors import UserError, did_you_mean
 
 # Name to its function of a setting; the first two take a peer as well.
@@ -68,8 +69,14 @@ def benchmark(
                 records.append(peer_note(str(error)))
         for name in chosen:
             say(f"measuring {name} ...")
-            figure = FIGURES[name]
-            records += figure(setting, peer) if name in WITH_PEER else figure(setting)
+            beside = (peer,) if name in WITH_PEER else ()
+            try:
+                records += _measured(name, setting, *beside)
+            except PeerMissing as error:  # it has ended: once more, without it
+                records.append(peer_note(str(error)))
+                peer.close()
+                peer = None
+                records += _measured(name, setting, peer)
     finally:
         if peer is not None:
             peer.close()
@@ -84,3 +91,13 @@ def benchmark(
         },
         "records": [row.to_dict() for row in records],
     }
+
+
+def _measured(name: str, setting: Setting, *peer: Peer | None) -> list[Record]:
+    """The rows of a figure; one that says so where it needs more memory than there is."""
+    try:
+        return FIGURES[name](setting, *peer)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [not_measured(name, str(setting), "out of memory: lower --batch or --size")]

@@ -3,7 +3,8 @@
 Arithmetic on stated figures, not a measurement. docs/scaling.md explains it.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 from gfl.automatic import network_without_content
 from gfl.config import load_config
@@ -89,8 +90,8 @@ def plan(
     step_seconds: float | None = None,
     links: dict[str, float] | None = None,
     overlap: float = OVERLAP,
-) -> str:
-    """The printed plan: bytes of each config; with a step's time also efficiency by link and GPUs.
+) -> dict:
+    """Bytes of each config; with a step's time also the efficiency, by link and number of GPUs.
 
     Args:
         configs: names or files; `CONFIGS` if empty.
@@ -98,34 +99,52 @@ def plan(
         links: name to GB/s; `NOMINAL` if None.
         overlap: as in `efficiency`.
 
+    Returns:
+        Plain values; `plan_text` prints them.
+
     Raises:
         UserError: a figure that can not be.
     """
-    if step_seconds is not None and step_seconds <= 0:
+    if step_seconds is not None and not 0 < step_seconds < math.inf:
         raise UserError(f"--step-ms is {step_seconds * 1000:g}, expected more than 0.")
     if not 0 <= overlap <= 1:
         raise UserError(f"--overlap is {overlap:g}, expected 0 to 1.")
     links = NOMINAL if links is None else links
     for name, gigabytes in links.items():
-        if gigabytes <= 0:
+        if not 0 < gigabytes < math.inf:
             raise UserError(f"--gbytes has {name}, expected GB/s, more than 0.")
-    lines = [f"{'config':24s}{'parameters':>12s}{'trainable':>12s}{'MB a step':>12s}"]
     counted = [payload(config) for config in configs or CONFIGS]
-    for one in counted:
-        megabytes = one.step_bytes / 1e6
-        lines.append(f"{one.config:24s}{one.parameters:12,d}{one.trainable:12,d}{megabytes:12.2f}")
+    rows = [{**asdict(one), "step_bytes": one.step_bytes} for one in counted]
+    found = {"step_seconds": step_seconds, "overlap": overlap, "configs": rows}
     if step_seconds is None:
-        return "\n".join(lines)
-    for one in counted:
-        lines += ["", f"{one.config}, step {step_seconds * 1000:g} ms, overlap {overlap:g}"]
-        lines.append(_row("GPUs", [str(n) for n in GPUS]))
-        sent = [f"{ring_bytes(one.step_bytes, n) / 1e6:.1f}" for n in GPUS]
-        lines.append(_row("MB sent by each", sent))
+        return found
+    for row in rows:
+        row["sent_bytes"] = [ring_bytes(row["step_bytes"], n) for n in GPUS]
+        row["links"] = {}
         for name, gigabytes in links.items():
-            times = [exchange_seconds(one.step_bytes, n, gigabytes) for n in GPUS]
-            lines.append(_row(f"{name}: ms", [f"{1000 * t:.2f}" for t in times]))
+            times = [exchange_seconds(row["step_bytes"], n, gigabytes) for n in GPUS]
             shares = [efficiency(step_seconds, t, overlap) for t in times]
-            lines.append(_row("  efficiency", [f"{share:.3f}" for share in shares]))
+            row["links"][name] = {"exchange_seconds": times, "efficiency": shares}
+    return {**found, "gpus": list(GPUS)}
+
+
+def plan_text(found: dict) -> str:
+    """A `plan`, printed."""
+    lines = [f"{'config':24s}{'parameters':>12s}{'trainable':>12s}{'MB a step':>12s}"]
+    for row in found["configs"]:
+        megabytes = row["step_bytes"] / 1e6
+        numbers = f"{row['parameters']:12,d}{row['trainable']:12,d}{megabytes:12.2f}"
+        lines.append(f"{row['config']:24s}{numbers}")
+    for row in found["configs"] if "gpus" in found else ():
+        step = f"step {found['step_seconds'] * 1000:g} ms, overlap {found['overlap']:g}"
+        lines += ["", f"{row['config']}, {step}"]
+        lines.append(_row("GPUs", [str(n) for n in found["gpus"]]))
+        sent = [f"{sent / 1e6:.1f}" for sent in row["sent_bytes"]]
+        lines.append(_row("MB sent by each", sent))
+        for name, link in row["links"].items():
+            times = [f"{1000 * seconds:.2f}" for seconds in link["exchange_seconds"]]
+            lines.append(_row(f"{name}: ms", times))
+            lines.append(_row("  efficiency", [f"{share:.3f}" for share in link["efficiency"]]))
     return "\n".join(lines)
 
 

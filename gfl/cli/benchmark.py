@@ -8,6 +8,14 @@ import argparse
 
 from gfl.cli.command import require_writable, run, write_json
 
+# Options of a measurement, which a plan has no use for.
+MEASURED = (
+    *("device", "size", "batch", "backbone", "precision", "repeats", "threads", "only", "pictures"),
+    *("eval_images", "peer", "onnx"),
+)
+# What only some figures look at.
+NEEDED = {"pictures": ("data",), "eval_images": ("eval",), "peer": ("train", "infer")}
+
 
 def main(argv: list[str] | None = None) -> int:
     """`benchmark [--json FILE] [...]`; gives the exit status."""
@@ -70,14 +78,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Print the plan."""
-    from gfl.benchmark.scaling_plan import OVERLAP
+    """Print the plan, write it."""
+    from gfl.errors import UserError
+
+    require_writable(args.json)
+    measured = [f"--{name.replace('_', '-')}" for name in MEASURED if getattr(args, name)]
+    if measured:
+        raise UserError(f"--plan measures nothing: leave {', '.join(measured)} out.")
+    from gfl.benchmark.scaling_plan import OVERLAP, plan_text
     from gfl.benchmark.scaling_plan import plan as planned
 
     links = {f"{gigabytes:g} GB/s": gigabytes for gigabytes in args.gbytes or []}
     seconds = None if args.step_ms is None else args.step_ms / 1000
     overlap = OVERLAP if args.overlap is None else args.overlap
-    print(planned(args.plan, seconds, links or None, overlap))
+    found = planned(args.plan, seconds, links or None, overlap)
+    print(plan_text(found))
+    write_json(args.json, found)
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -89,6 +105,15 @@ def benchmark(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             option = "--" + name.replace("_", "-")
             raise UserError(f"{option} belongs to --plan, which is not given.")
+    for name, figures in NEEDED.items():
+        if getattr(args, name) and args.only and not set(figures) & set(args.only):
+            option = "--" + name.replace("_", "-")
+            raise UserError(
+                f"{option} is for --only {' or '.join(figures)}, which is not asked for: leave "
+                f"{option} out, or add it."
+            )
+    if args.onnx and "onnx" not in args.only:
+        raise UserError("--onnx is for --only onnx: add it.")
     import torch
 
     from gfl.benchmark.run import benchmark as measure

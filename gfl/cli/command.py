@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl.errors import ExportFailed, TrainingFailed, TrainingStopped, UserError, printable
+from gfl.files import replacing
 
 # What `run` gives for a training that a signal has ended (EX_TEMPFAIL of sysexits.h), for one that
-# failed, for a user's mistake, and for Ctrl-C before there was anything to save.
-STOPPED, FAILED, MISTAKE, INTERRUPTED = 75, 1, 2, 130
+# failed, for a user's mistake, for Ctrl-C before there was anything to save, and where nobody reads
+# what is printed.
+STOPPED, FAILED, MISTAKE, INTERRUPTED, UNHEARD = 75, 1, 2, 130, 141
 
 
 def run(work: Callable[[], None]) -> int:
@@ -22,6 +24,10 @@ def run(work: Callable[[], None]) -> int:
     prefix = f"[rank {os.environ.get('RANK', '0')}] " if several else ""
     try:
         work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `... | head` has seen enough; nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNHEARD
     except UserError as error:
         print(f"{prefix}error: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
@@ -93,16 +99,11 @@ def write_json(path: str | None, content: object) -> None:
     if path is None or not is_first_process():
         return
     place, text = Path(path).resolve(), json.dumps(content, indent=1) + "\n"
-    temporary = place.with_name(place.name + ".tmp")
     try:
         if place.exists() and not place.is_file():  # such as /dev/stdout
             place.write_text(text, encoding="utf-8")
             return
-        try:
+        with replacing(place) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, place)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None

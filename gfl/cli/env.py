@@ -23,8 +23,9 @@ REQUIRED = (
 # Distribution to what it is for.
 OPTIONAL = {
     "timm": "timm backbones; pip install 'gfl-detection[timm]'",
-    "onnx": "export; pip install onnx",
-    "onnxruntime": "checking an export; pip install onnxruntime",
+    "onnx": "export; pip install 'gfl-detection[onnx]'",
+    "onnxscript": "export; pip install 'gfl-detection[onnx]'",
+    "onnxruntime": "checking an export; pip install 'gfl-detection[onnx]'",
     "supervision": "Detections.to_supervision(); pip install supervision",
 }
 

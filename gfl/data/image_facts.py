@@ -3,11 +3,11 @@
 What was found is kept in a cache, by path, size and time of change of each file.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +24,7 @@ from gfl.data.image import (
     read_image,
 )
 from gfl.errors import UserError
+from gfl.files import replacing
 
 # Of the cache file: a change of what is found, or how, gets a new number.
 VERSION = 1
@@ -180,14 +181,7 @@ def _store(file: Path, known: dict[str, tuple[tuple, ImageFacts]]) -> None:
         for path, (signature, facts) in known.items()
         if None not in signature
     }
-    part = None
-    try:
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, suffix=".part", delete=False, encoding="utf-8"
-        ) as part:
-            part.write(json.dumps(content))
-        os.replace(part.name, file)
-    except OSError:
-        if part is not None:
-            Path(part.name).unlink(missing_ok=True)
+        with replacing(file) as part:
+            part.write_text(json.dumps(content), encoding="utf-8")

@@ -12,7 +12,6 @@ from gfl.data.locate import ImageFolder
 from gfl.errors import UserError
 
 Inspect = Callable[[Sequence[str]], Sequence[ImageFacts]]
-FATAL = ("unreadable_image", "truncated_image")
 
 
 class UsableImage(NamedTuple):

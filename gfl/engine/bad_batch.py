@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gfl.data.batch import Normalize
+from gfl.distributed import alone
 from gfl.engine.checkpoint import write_atomically
 from gfl.engine.finite import not_finite
 from gfl.engine.precision import PRECISIONS
@@ -51,15 +52,15 @@ class BadBatches:
         """Whether it is the network rather than the data."""
         return not not_finite(self.model.state_dict())
 
+    @alone()
     @torch.no_grad()
     def culprits(self, batches: Sequence[Batch]) -> list[int]:
         """Ids of the images whose own losses are not finite, each computed alone.
 
         Of a picture composed of several, all: the first is the one that it stands for.
 
-        Every process must call this with as many images: the criterion sums over processes.
-        Statistics of batch-norm are the learned ones here, so a cause that lies in the whole
-        batch is not found.
+        Other processes take no part. Statistics of batch-norm are the learned ones here, so a cause
+        that lies in the whole batch is not found.
         """
         was_training = self.model.training
         self.model.eval()

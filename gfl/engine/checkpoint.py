@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule
@@ -64,12 +64,18 @@ class TrainState:
             "trained": self.trained,
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
+            "device_rng": self._device_rng(),
             "step": self.step,
             "evaluated_step": self.evaluated_step,
             "best": self.best,
             "bad_steps": self.bad_steps,
             "precision": self.precision,
         }
+
+    def _device_rng(self) -> Tensor | None:
+        """State of the GPU's random numbers; some backbones drop layers by them."""
+        device = next(self.model.parameters()).device
+        return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what `state_dict` gave."""
@@ -89,12 +95,23 @@ class TrainState:
             {**group, "params": saved["params"], "lr": saved["lr"]} for group, saved in groups
         ]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": settings})
+        self._lay_out_moments()
         if state["scaler"]:  # empty where the checkpoint was trained without
             self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"].cpu())
+        if self._device_rng() is not None and state.get("device_rng") is not None:
+            torch.cuda.set_rng_state(state["device_rng"], next(self.model.parameters()).device)
         self.step, self.evaluated_step = state["step"], state["evaluated_step"]
         self.best, self.bad_steps = state["best"], state["bad_steps"]
         self.precision = state.get("precision", {})
+
+    def _lay_out_moments(self) -> None:
+        """Give moments the memory layout of their parameters, which may be another one than in the
+        checkpoint (`train.channels_last`): fused optimisers go through both as they lie there."""
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 class DamagedCheckpoint(UserError):
@@ -142,9 +159,21 @@ def _keep_as(path: Path, previous: Path) -> None:
 
 
 def save_checkpoint(path: Path, content: dict, previous: Path | None = None) -> None:
-    """Write a checkpoint whole or not at all; raises OSError as `write_atomically` does."""
-    content = {"format": "gfl", "version": FORMAT_VERSION, **content}
+    """Write a checkpoint whole or not at all; raises OSError as `write_atomically` does.
+
+    Its tensors lie on the CPU, so that the file can be read where there is no GPU.
+    """
+    content = {"format": "gfl", "version": FORMAT_VERSION, **_on_cpu(content)}
     write_atomically(path, lambda file: torch.save(content, file), previous)
+
+
+def _on_cpu(content: object) -> object:
+    """The same dicts and lists, with tensors moved."""
+    if isinstance(content, Tensor):
+        return content.detach().cpu()
+    if isinstance(content, dict):
+        return {key: _on_cpu(value) for key, value in content.items()}
+    return [_on_cpu(value) for value in content] if isinstance(content, list) else content
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -54,7 +54,8 @@ def require_compiler(
     """
     # Without caches, in which a compiler that is gone would have left its work.
     uncached = torch._inductor.config.patch(force_disable_caches=True)
-    with uncached, warnings.catch_warnings(action="ignore"):
+    with uncached, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             torch.compile(lambda x: x.sin() + 1, backend=BACKEND)(torch.zeros(8, device=device))
         except Exception as error:  # whatever the compiler, or the lack of one, raises

@@ -28,15 +28,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(batches: Sequence[Batch], advice: str) -> Iterator[None]:
+def explained(
+    batches: Sequence[Batch], advice: str, kind: type[Exception] = TrainingFailed
+) -> Iterator[None]:
     """Make one message of memory that ran out while `batches` were worked on.
 
     Args:
         batches: as they came from the loader, on the CPU.
         advice: the settings to lower.
+        kind: what is raised.
 
     Raises:
-        TrainingFailed: in place of torch's error.
+        TrainingFailed: or another `kind`, in place of torch's error.
     """
     try:
         yield
@@ -47,7 +50,7 @@ def explained(batches: Sequence[Batch], advice: str) -> Iterator[None]:
         boxes = [int(batch.targets.present.sum(1).max()) for batch in batches]
         ids = [meta.image_id for batch in batches for meta in batch.metas]
         first = str(error).splitlines()[0] if str(error) else "no memory left"
-        raise TrainingFailed(
+        raise kind(
             f"out of memory with images x (height, width) {', '.join(sizes)}, at most "
             f"{max(boxes, default=0)} boxes in an image, image ids {ids[:16]}. Lower {advice}. "
             f"({first[:300]})"

@@ -22,7 +22,7 @@ class _StepRecord:
 
     step: int
     names: list[str]
-    values: Tensor  # the losses, then the gradient's norm
+    values: Tensor  # this process's losses, those that are logged, the gradient's norm
     batches: Sequence[Batch]
     is_logged: bool
     copied: torch.cuda.Event | None
@@ -45,10 +45,10 @@ class StepMonitor:
     def push(self, losses: dict[str, Tensor], grad_norm: Tensor, batches: Sequence[Batch]) -> None:
         """Take the numbers of the step just done, report those of the one before."""
         self.flush()
-        values = torch.stack((*losses.values(), grad_norm))
+        own = torch.stack(tuple(losses.values()))
         is_logged = self.state.step % self.options.log_steps == 0
-        if is_logged:
-            values[:-1] = sum_over_ranks(values[:-1]) / world_size()
+        mean = sum_over_ranks(own) / world_size() if is_logged else own
+        values = torch.cat((own, mean, grad_norm[None]))
         copied = torch.cuda.Event() if values.is_cuda else None
         values = values.to("cpu", non_blocking=True)
         if copied:
@@ -72,9 +72,10 @@ class StepMonitor:
             return
         if record.copied:
             record.copied.synchronize()
-        *values, grad_norm = record.values.tolist()
+        own, values = record.values[:-1].view(2, -1).tolist()
+        grad_norm = record.values[-1].item()
         losses = dict(zip(record.names, values, strict=True))
-        self._check(record, losses, grad_norm)
+        self._check(record, dict(zip(record.names, own, strict=True)), grad_norm)
         epoch = (record.step - 1) // self.options.steps_per_epoch + 1
         if record.is_logged:
             memory = {"memory_gib": torch.cuda.max_memory_allocated() / 2**30}
@@ -125,12 +126,14 @@ class StepMonitor:
         self, record: _StepRecord, losses: dict[str, float], by_rank: list[list[str]]
     ) -> str:
         """Which term, which images, and where the batch is kept: of the process it happened on."""
-        worst = max(range(len(by_rank)), key=lambda number: len(by_rank[number]))
+        # What one process has that is not finite comes to all by the normalisers of the losses.
+        culprits = self.bad_batches.culprits(record.batches)
+        found = gather_objects(len(culprits) > 0)
+        worst = max(range(len(by_rank)), key=lambda n: (found[n], len(by_rank[n])))
         bad = by_rank[worst]
         what = f"{', '.join(bad)} not finite" if bad else "the gradient is not finite"
         if not self.bad_batches.weights_are_finite():
             what += " because weights are not finite"
-        culprits = self.bad_batches.culprits(record.batches)
         where = None
         if rank() == worst:
             ids = [meta.image_id for batch in record.batches for meta in batch.metas]

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from gfl.engine.loading import LoaderWatch
 from gfl.errors import UserError
+from gfl.files import replacing
 from gfl.progress import Progress
 
 
@@ -125,6 +126,5 @@ def _cut_metrics(path: Path, step: int, evaluated_step: int) -> None:
             continue
         if entry.get("step", 0) <= (evaluated_step if "AP" in entry else step):
             kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")

@@ -74,7 +74,13 @@ class OnnxNetwork:
             )
         gpu = ["CUDAExecutionProvider"] if has_gpu and device != "cpu" else []
         self.session = open_session(path, [*gpu, "CPUExecutionProvider"])
-        self.device = "cuda" if gpu else "cpu"
+        has_gpu = "CUDAExecutionProvider" in self.session.get_providers()
+        if device == "cuda" and not has_gpu:
+            raise UserError(
+                f"device is cuda, but onnxruntime could not start there for {path}: its CUDA and "
+                "cuDNN must be of the versions that onnxruntime-gpu names. device=cpu works."
+            )
+        self.device = "cuda" if has_gpu else "cpu"
         texts = self.session.get_modelmeta().custom_metadata_map
         if "gfl_version" not in texts:
             raise UserError(f"{path} was not exported by gfl: it has no metadata of ours.")

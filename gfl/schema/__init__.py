@@ -111,8 +111,11 @@ class Config(Section):
         """The same with other values of these dotted keys, checked as a whole."""
         content = self.to_dict()
         for key, value in values.items():
-            section, name = key.split(".")
-            content[section][name] = value
+            *sections, name = key.split(".")
+            inner = content
+            for section in sections:
+                inner = inner[section]
+            inner[name] = value
         return type(self).model_validate(content)
 
     def _value(self, key: str) -> object:
