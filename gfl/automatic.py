@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gfl import build
+from gfl.build.augment import images_of_epoch
 from gfl.build.data import UNBOUNDED_BOXES, count_listed, has_split
 from gfl.config import Config, parse_config
 from gfl.conversion import open_checkpoint
@@ -143,7 +144,7 @@ def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
     if "train.batch_size" in keys:
         room = min(gather_objects(room_for_images(device, weight_bytes(network))))
         choose("train.batch_size", lambda now: _batch_size(now, dataset, network, room))
-    choose("train.epochs", lambda now: fitting_epochs(len(dataset), now.train.batch_size))
+    choose("train.epochs", lambda now: _epochs(now, dataset))
     choose("train.precision", lambda now: fitting_precision(device))
     return _with(config, found)
 
@@ -219,7 +220,17 @@ def _reg_max(config: Config, dataset, strides: tuple[int, ...]) -> tuple[object,
 def _batch_size(config: Config, dataset, network: nn.Module, room: float) -> tuple[object, str]:
     size, parts = config.data.train_size, world_size() * config.train.accumulate
     cost = image_bytes(network, padded_size((size.short_range[1], size.long)))
-    return fitting_batch(len(dataset), parts, cost, room)
+    # A batch norm can not learn from one value a channel: from one square image, where its map of
+    # the coarsest level has one place.
+    modules = (*network.neck.modules(), *network.head.modules())
+    learns = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+    has_one_place = padded_size((size.short_range[0],) * 2)[0] <= network.neck.strides[-1]
+    least = 2 if learns and has_one_place else 1
+    return fitting_batch(images_of_epoch(config, dataset), parts, cost, room, least)
+
+
+def _epochs(config: Config, dataset) -> tuple[object, str]:
+    return fitting_epochs(images_of_epoch(config, dataset), config.train.batch_size)
 
 
 def _by_the_first(decide: Callable[[], list[Choice]]) -> list[Choice]:

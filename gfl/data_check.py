@@ -10,6 +10,7 @@ from gfl.build.data import coverage, has_split
 from gfl.build.tiles import cut_advice
 from gfl.config import SPLITS
 from gfl.data.findings import KINDS, Findings
+from gfl.data.overlap import shared_line
 from gfl.distributed import local_device
 from gfl.errors import UserError
 from gfl.schema import Config
@@ -33,7 +34,8 @@ def check_data(
         {"splits": {split: {"counts", "classes", "findings", "reg_max", "tiles", "refused"}},
         "chosen": [...], "errors": [...], "warnings": [...]}; findings name every item, `refused`
         says why the split can not be used. `chosen` has key, value and reason of what is auto.
-        `warnings` are about a test split, which no training reads.
+        `warnings` are about a test split, which no training reads, and images of both train and
+        val.
 
     Raises:
         UserError: a training with this data would be refused (or the one split that was asked
@@ -43,6 +45,7 @@ def check_data(
     splits = [split] if split != "all" else _splits(config)
     report: dict = {"splits": {}, "chosen": chosen, "errors": [], "warnings": []}
     names = strides = None
+    datasets: dict = {}
     for name in splits:
         findings = Findings(config.data.policy.model_dump(), fail=False)
         dataset, refused = None, []
@@ -51,10 +54,13 @@ def check_data(
             names = names or dataset.class_names
             build.agreed_num_classes(config, len(names))
             strides = strides or network_without_content(config, len(names)).neck.strides
-            if name == "train" and config.auto_keys:
+            datasets[name] = dataset
+            if name == "train":
                 tiles = build.build_tiles(config, dataset)
                 config, more = choose_sizes(config, tiles, local_device(config.device))
                 chosen += more
+                build.build_augment(config, tiles)
+                build.build_pad_to(config, tiles.sizes)
         except UserError as error:
             refused.append(str(error))
         failing = Findings(findings.policy)
@@ -67,12 +73,18 @@ def check_data(
         except UserError as error:
             refused.append(str(error))
         is_trained_on = name != "test" or split == "test"
-        report["errors" if is_trained_on else "warnings"] += [f"{name}: {why}" for why in refused]
+        if is_trained_on:
+            report["errors"] += [f"{name}: {why}" for why in refused]
+        else:
+            report["warnings"] += [f"{name}: {why} A training reads no test." for why in refused]
         part = _describe(config, dataset, findings, strides)
         if name == "train" and dataset is not None and config.data.tiles is not None:
             tiles = build.build_tiles(config, dataset)
             part["tiles"] = {"counts": tiles.counts, "advice": cut_advice(config, tiles)}
         report["splits"][name] = part | {"refused": refused}
+    if {"train", "val"} <= set(datasets) and config.data.overfit is None:
+        shared = shared_line(datasets["train"], datasets["val"])
+        report["warnings"] += [shared] if shared else []
     report["chosen"] = [choice._asdict() | {"shown": choice.shown} for choice in chosen]
     show(report)
     if report["errors"]:

@@ -3,11 +3,13 @@
 import os
 
 import torch
+from torch import nn
 
 import gfl
 from gfl import build
 from gfl.build.augment import augment_line, repeat_line
 from gfl.data.batch import padded_size
+from gfl.data.overlap import shared_line
 from gfl.data.picture_cache import CachedDataset
 from gfl.data.shared_memory import shortage
 from gfl.distributed import world_size
@@ -42,6 +44,8 @@ def opening_lines(
         lines.append(f"{split}: {counts}")
         warnings = build.data_warnings(config, dataset, state.model.neck.strides)
         lines += [f"{split}: {line}" for line in warnings]
+    shared = None if config.data.overfit is not None else shared_line(train_data, val_data)
+    lines += [f"WARNING: {shared}"] if shared else []
     lines.append(augment_line(config, train_data))
     if config.data.repeat_factor is not None:
         lines.append(repeat_line(config, train_data))
@@ -62,6 +66,7 @@ def opening_lines(
             f"WARNING: train.freeze keeps {', '.join(random)} at random weights: set init_from or "
             "model.backbone.pretrained"
         )
+    lines += _idle_rates(config, state.model)
     part = train.batch_size // world_size() // train.accumulate
     lines.append(
         f"batch: {train.batch_size} = {world_size()} processes x {train.accumulate} parts x "
@@ -69,6 +74,21 @@ def opening_lines(
         f"-> {state.schedule.lr:g}"
     )
     return lines
+
+
+def _idle_rates(config: Config, model: nn.Module) -> list[str]:
+    """Which learning rates are stated for modules that do not train."""
+    train = config.train
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    stated = {name: f"train.lr_factors of {name}" for name in train.lr_factors}
+    if train.layer_decay is not None:
+        stated["backbone"] = "train.layer_decay"
+    idle = [
+        key
+        for module, key in stated.items()
+        if not any(name.startswith(module + ".") for name in trained)
+    ]
+    return [f"WARNING: {', '.join(idle)} changes nothing, since it is frozen"] if idle else []
 
 
 def _where(device: torch.device) -> str:

@@ -219,6 +219,9 @@ class Detector:
         return self._transform(sample, SampleKey(number, 0, self._short))
 
     def _detect(self, items: list, postprocess) -> list[Detections]:
+        batch = collate(items)
+        with explained([batch], ADVICE, UserError):
+            computed = self._compute(batch, postprocess)
         return [
             replace(
                 found.to("cpu").widened(self.temperature),
@@ -226,12 +229,8 @@ class Detector:
                 category_ids=self.category_ids,
                 thresholds=self.thresholds,
             )
-            for found in self._detections(collate(items), postprocess)
+            for found in computed
         ]
-
-    def _detections(self, batch: Batch, postprocess) -> list[Detections]:
-        with explained([batch], ADVICE, UserError):
-            return self._compute(batch, postprocess)
 
     def _compute(self, batch: Batch, postprocess) -> list[Detections]:
         batch = batch.to(self.device, non_blocking=True)

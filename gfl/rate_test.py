@@ -118,7 +118,8 @@ def _tried(
     state = replace(state, ema=None)
     teacher = load_teacher(config, state.model, device)
     parts = build.build_criterion(config), build.build_normalize(config, device)
-    options = build.build_loop_options(config, steps_per_epoch)
+    pad_to = build.build_pad_to(config, dataset.sizes)
+    options = build.build_loop_options(config, steps_per_epoch, pad_to)
     scale = build.build_schedule(config, steps_per_epoch).lr / config.train.lr
     batches = _groups(loader, config.train.accumulate)
     state.model.train()

@@ -584,7 +584,10 @@ def test_the_built_one_ends_where_the_config_says():
     assert (built.strong_epochs, built.seed, built.long) == (8, 3, 1333)
 
 
-@pytest.mark.parametrize(("share", "epochs", "last"), [(0.1, 12, 11), (0.1, 9, 9), (0.5, 4, 2)])
+@pytest.mark.parametrize(
+    ("share", "epochs", "last"),
+    [(0.1, 12, 11), (0.1, 9, 8), (0.1, 1, 1), (0.29, 100, 71), (0.9, 2, 1), (0.5, 4, 2)],
+)
 def test_a_share_of_the_epochs_is_closed_and_fits_any_number(share, epochs, last):
     augment = {"mosaic": 0.5, "close_mosaic": share}
     config = parse_config({"data": {"augment": augment}, "train": {"epochs": epochs}})

@@ -80,6 +80,30 @@ def test_each_value_is_chosen_for_those_before_it_and_stated_ones_stay(base, ple
     assert choose_sizes(base, SimpleNamespace(), CPU) == (base, [])
 
 
+def test_images_that_come_again_count(base, plenty):
+    """10 of 1000 have a rare class, and come twice an epoch where a class of 4 % comes once."""
+    data = Boxes(1000)
+    data.class_names = ("a", "b")
+    found = data.objects()
+    data.objects = lambda: (found[0], (np.arange(1000) < 10).astype(int), found[2])
+    config = auto(base, "train.epochs").with_values(
+        {"data.repeat_factor": 0.04, "train.batch_size": 10}
+    )
+    config, [choice] = choose_sizes(config, data, CPU)
+    assert config.train.epochs == 60 and "101 steps an epoch" in choice.reason
+
+
+def test_batch_norms_get_two_images_where_a_map_has_one_place(plenty):
+    values = {"data.train_size": {"short": 64, "long": 64}, "model.reg_max": 8}
+    config = load_config("gfl_n").with_values({**values, "train.epochs": 1})
+    shared = {"model.head.norm": "group", "model.head.statistics": "shared"}
+    for count, batch in ((10, 2), (100, 8)):
+        small = auto(config, "train.batch_size")
+        assert choose_sizes(small, Boxes(count, (64, 64)), CPU)[0].train.batch_size == batch
+    group = auto(config.with_values(shared), "train.batch_size")
+    assert choose_sizes(group, Boxes(10, (64, 64)), CPU)[0].train.batch_size == 1
+
+
 def test_the_bound_of_sizes_is_used_up(base, plenty):
     config = auto(base, "data.train_size").with_values({"data.auto_largest": 128})
     config, _ = choose_sizes(config, Boxes(20), CPU)

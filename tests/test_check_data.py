@@ -12,6 +12,7 @@ from messy_set import write_messy_set
 import gfl
 from gfl.build import build_dataset, data_warnings
 from gfl.cli.check_data import main
+from gfl.config import parse_config
 from gfl.data.coverage import reg_max_coverage
 from gfl.data.findings import KINDS
 
@@ -124,6 +125,32 @@ def test_data_without_val_is_refused_as_a_training_does(format, capsys, tmp_path
     values["data"] |= {"val_fraction": None, "format": "coco", "path": None}
     values["data"]["train"] = {"images": "sets/coco/images", "annotations": "nowhere.json"}
     assert refused_alike(capsys, tmp_path, values)[0] == 2
+
+
+def test_images_of_train_and_val_are_told(capsys, tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 4, "val": 2})
+    values = tiny_values(folder)
+    assert "images of train too" not in checked(capsys, tmp_path, values)[2]
+    train = folder / "annotations" / "train.json"
+    (folder / "annotations" / "val.json").write_bytes(train.read_bytes())
+    status, _, error, report = checked(capsys, tmp_path, values)
+    assert status == 0 and "4 of 4 images of val are images of train too (" in error
+    gfl.train(parse_config(values), work_dir=tmp_path / "run")
+    assert "WARNING: 4 of 4 images of val" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"pad_to": [[32, 32]]}, "holds no batch"),
+        ({"reduced_decoding": True, "augment": {"mosaic": 0.5}}, "needs whole pictures"),
+    ],
+)
+def test_what_a_training_refuses_of_its_pictures_is_refused(data, message, capsys, tmp_path):
+    values = tiny_values(write_coco(tmp_path / "set", {"train": 4, "val": 2}))
+    values["data"] |= data
+    status, _, error, _ = checked(capsys, tmp_path, values)
+    assert status == 2 and message in error
 
 
 def test_a_test_split_that_can_not_be_used_stops_no_training(capsys, tmp_path):

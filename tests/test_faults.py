@@ -139,6 +139,19 @@ def test_memory_that_really_ran_out_is_recognised_and_a_bug_is_not():
         torch.ones(2).view(3)
 
 
+def test_a_batch_norm_with_one_value_a_channel_says_what_to_raise(tmp_path, capsys):
+    """128 pixels are one place of the level of stride 128."""
+    folder = write_coco(tmp_path / "set", {"train": 2, "val": 1})
+    values = tiny_values(folder, batch_size=1)
+    values["model"]["head"]["norm"] = "batch"
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    from gfl.cli import train as command
+
+    assert command.main([str(tmp_path / "c.yaml"), "--work-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "batch norms can not learn from one image" in error and "train.batch_size" in error
+
+
 def test_a_prediction_out_of_memory_is_a_message(checkpoint, monkeypatch):
     detector = gfl.load(checkpoint, device="cpu")
 

@@ -141,6 +141,18 @@ def test_voc_without_lists_is_one_set(folders):
     assert sorted([*parts[0].image_ids, *parts[1].image_ids]) == list(range(1, 10))
 
 
+def test_voc_trainval_is_the_list_of_train_where_there_is_no_other(folders):
+    lists = folders["voc"] / "ImageSets" / "Main"
+    names = (lists / "train.txt").read_text().split()
+    (lists / "trainval.txt").write_text("\n".join(names[:3]))
+    assert len(dataset_of(folders["voc"], "voc")) == len(names) > 3
+    for split in ("train", "val"):
+        (lists / f"{split}.txt").unlink()
+    assert len(dataset_of(folders["voc"], "voc")) == 3
+    parts = [dataset_of(folders["voc"], "voc", s, val_fraction=0.3) for s in ("train", "val")]
+    assert sum(len(part) for part in parts) == 3
+
+
 def test_voc_train_without_a_list_beside_val_is_refused(folders):
     (folders["voc"] / "ImageSets" / "Main" / "train.txt").unlink()
     with pytest.raises(UserError, match=r"no train in ImageSets/Main, only \['val'\]"):
@@ -199,6 +211,22 @@ def test_yolo_rows(folders):
     assert counts == {
         "unknown_category": 2, "bad_box": 2, "not_finite_box": 1, "absurd_box": 1, "polygon": 1,
     }  # fmt: skip
+
+
+def test_yolo_rows_with_keypoints_begin_with_their_box(folders):
+    yolo = folders["yolo"]
+    text = (yolo / "data.yaml").read_text()
+    rewrite(yolo, text + "kpt_shape: [4, 2]\n")
+    label = yolo / "labels" / "train" / "train_1.txt"
+    label.write_text("0 0.5 0.5 0.25 0.5 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n")
+    assert dataset_of(yolo, "yolo")[0].boxes.tolist() == [[48, 24, 80, 72]]
+
+
+def test_an_empty_yolo_entry_is_none(folders):
+    """As a folder it would be the root, with the images of all splits."""
+    yolo = rewrite(folders["yolo"], "names: [disc, square]\ntrain: images/train\nval: ''\n")
+    with pytest.raises(UserError, match="no val in data.yaml"):
+        dataset_of(yolo, "yolo", "val")
 
 
 def test_yolo_image_without_labels_is_background(folders):

@@ -76,5 +76,7 @@ def test_the_command_on_a_tiny_training(tmp_path, capsys):
     assert (out / "lr_test.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(path.name for path in out.iterdir()) == ["lr_test.csv", "lr_test.png"]
 
+    assert main([*argv, "data.pad_to=[[32, 32]]"]) == 2
+    assert "holds no batch of" in capsys.readouterr().err
     assert main([*argv, "--lowest", "1", "--highest", "0.5"]) == 2
     assert "expected 0 < lowest < highest" in capsys.readouterr().err

@@ -10,11 +10,18 @@ from builders import (
     random_boxes,
     random_predictions,
     tiny_values,
+    write_coco,
 )
 from torch.testing import assert_close
 
 from gfl.assigner import ATSSAssigner
-from gfl.build import build_criterion, build_pad_to, shape_lines
+from gfl.build import (
+    build_criterion,
+    build_dataset,
+    build_pad_to,
+    build_train_loader,
+    shape_lines,
+)
 from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize, padded_size
 from gfl.data.sampler import TrainSampler
@@ -42,6 +49,9 @@ def test_the_smallest_size_that_holds_a_batch():
     assert smallest_holding((96, 32), sizes) == (96, 64)
     assert smallest_holding((32, 128), sizes) == (64, 128)
     assert smallest_holding((128, 32), sizes) is None
+
+
+COMPILED = {"train": {"compile": True}}
 
 
 def batch_of(size: tuple[int, int], objects: int) -> Batch:
@@ -162,6 +172,24 @@ def test_a_missing_size_is_told_at_the_start():
     sizes = np.array([[96, 128], [128, 96]])
     with pytest.raises(UserError, match=r"96 x 128 holds no batch of 128 x 96, 128 x 128.*Add th"):
         build_pad_to(config_with([[96, 128]]), sizes)
+
+
+def test_random_crops_have_one_size_that_holds_any(tmp_path):
+    """Of a wide picture a tall part may be taken."""
+    folder = write_coco(tmp_path / "set", {"train": 8}, (96, 160))
+    values = merge_values(tiny_values(folder, batch_size=2), {"data": {"augment": {"crop": 1.0}}})
+    given, chosen = (merge_values(values, v) for v in ({"data": {"pad_to": [[96, 128]]}}, COMPILED))
+    config = parse_config(chosen)
+    dataset = build_dataset(config, "train")
+    with pytest.raises(UserError, match="holds no batch of 128 x 128.*random crops"):
+        build_pad_to(parse_config(given), dataset.sizes)
+    [size] = build_pad_to(config, dataset.sizes)
+    loader = build_train_loader(config, dataset)
+    shapes = set()
+    for epoch in range(6):
+        loader.batch_sampler.set_position(epoch)
+        shapes |= {static_batch(batch, [size]).padded_size for batch in loader}
+    assert shapes == {size} == {(128, 128)}
 
 
 @pytest.mark.parametrize("size", [[96, 100], [0, 96]])

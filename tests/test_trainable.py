@@ -15,6 +15,7 @@ from gfl.engine.train import train_step
 from gfl.errors import UserError
 from gfl.models.recompute import recompute_activations
 from gfl.models.trainable import dependent_outputs, freeze, rate_factors
+from gfl.opening import _idle_rates
 from gfl.schema.model import Backbone
 from gfl.structures import Batch, ImageMeta
 
@@ -111,6 +112,16 @@ def test_the_longest_name_decides_and_decay_multiplies():
             "head.bias": 1.0,
         }
     )
+
+
+def test_rates_of_what_is_frozen_are_told(folder):
+    stated = {"freeze": ["backbone"], "layer_decay": 0.5, "lr_factors": {"backbone.layer1": 0.1}}
+    config = tiny_config(folder, **stated)
+    model = build.build_model(config, 3)
+    freeze(model, config.train.freeze)
+    [line] = _idle_rates(config, model)
+    assert "train.lr_factors of backbone.layer1, train.layer_decay changes nothing" in line
+    assert _idle_rates(tiny_config(folder, lr_factors={"neck": 0.5}), model) == []
 
 
 def test_a_name_ends_at_a_dot():

@@ -237,6 +237,18 @@ def test_seed_epoch_and_index_decide_and_nothing_else():
         assert changed(*other) != want, other
 
 
+def test_each_change_has_draws_of_its_own_whichever_others_are_on():
+    keys = [SampleKey(index, 0, 20) for index in range(40)]
+
+    def upside_down(**chances):
+        transform = Transform(20, flip_vertical=0.5, **chances)
+        rows = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 20, 3)).copy()
+        return [transform(make_sample(rows), key)[0].image[0, 0, 0] > 0 for key in keys]
+
+    alone = upside_down()
+    assert upside_down(flip_horizontal=0.5) == alone and 5 < sum(alone) < 35
+
+
 def test_order_of_calls_and_global_random_state_do_not_matter():
     keys = [(index, epoch) for index in range(6) for epoch in range(2)]
     transform = Transform(20, 0.5, 0.5, 1.0, 0)
@@ -261,7 +273,8 @@ def by_albumentations(
     changes = [change for change in changes if change.p > 0]
     boxes = A.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
     compose = A.Compose(changes, boxes if horizontal or vertical else None)
-    for number, change in enumerate(compose.transforms):
+    numbers = [number for number, chance in enumerate(chances) if chance > 0]
+    for number, change in zip(numbers, compose.transforms, strict=True):
         stream = np.random.default_rng((seed, key.epoch, key.index, number))
         change.set_random_state(stream, random.Random(int(stream.integers(2**63))))
     changed = compose(image=image, bboxes=both, rows=np.arange(len(both)))

@@ -3,6 +3,7 @@
 The tables are public: add an entry to bring in a part of your own, then name it in the config.
 """
 
+from gfl.build.augment import build_augment
 from gfl.build.data import (
     build_dataset,
     build_eval_loader,
@@ -34,6 +35,7 @@ __all__ = [
     "HEADS",
     "NECKS",
     "agreed_num_classes",
+    "build_augment",
     "build_box_representation",
     "build_criterion",
     "build_dataset",

@@ -73,6 +73,12 @@ def build_factors(config: Config, dataset) -> np.ndarray | None:
     return repeat_factors(labels, image_index, len(dataset), threshold)
 
 
+def images_of_epoch(config: Config, dataset) -> int:
+    """How many images an epoch shows, those that come again counted again."""
+    factors = build_factors(config, dataset)
+    return len(dataset) if factors is None else epoch_length(factors)
+
+
 def repeat_line(config: Config, dataset) -> str:
     """What `data.repeat_factor` does to a data set, for people."""
     factors = build_factors(config, dataset)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gfl.data.batch import padded_size
 from gfl.data.static_shapes import Size, batch_bounds, smallest_holding
 from gfl.distributed import world_size
 from gfl.errors import UserError
@@ -12,7 +13,7 @@ def build_pad_to(config: Config, sizes: np.ndarray) -> tuple[Size, ...]:
     """Sizes that training batches are padded to; () leaves each batch its own.
 
     Without `data.pad_to` a compiled training gets those that hold every batch: of wide images, of
-    tall ones, and of both together.
+    tall ones, and of both together; with random crops, whose shape may be any, a single one.
 
     Args:
         config: its `data` and `train` sections are used.
@@ -26,14 +27,18 @@ def build_pad_to(config: Config, sizes: np.ndarray) -> tuple[Size, ...]:
         return ()
     part = train.batch_size // world_size() // train.accumulate
     short, long = data.train_size.short_range[1], data.train_size.long
-    needed = batch_bounds(np.asarray(sizes), short, long, data.group_by_aspect, part)
+    if data.augment.crop:
+        needed = (padded_size((long, long)),)
+    else:
+        needed = batch_bounds(np.asarray(sizes), short, long, data.group_by_aspect, part)
     if data.pad_to is None:
         return needed
     missing = [size for size in needed if smallest_holding(size, data.pad_to) is None]
     if missing:
         raise UserError(
             f"data.pad_to {_listed(data.pad_to)} holds no batch of {_listed(missing)} (height x "
-            f"width), which data.train_size gives for these images. Add "
+            f"width), which data.train_size gives for these images"
+            f"{' and random crops of them' if data.augment.crop else ''}. Add "
             f"{'it' if len(missing) == 1 else 'them'}, lower data.train_size, or leave "
             "data.pad_to out."
         )

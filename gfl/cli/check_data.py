@@ -41,7 +41,7 @@ def check(args: argparse.Namespace) -> None:
         if any(part["counts"] or part["findings"] for part in report["splits"].values()):
             print(table(report).encode(encoding, "backslashreplace").decode(encoding))
         for line in () if report["errors"] else report["warnings"]:
-            print(f"WARNING: {printable(line)} A training reads no test.", file=sys.stderr)
+            print(f"WARNING: {printable(line)}", file=sys.stderr)
         write_json(args.json, report)
 
     check_data(config, args.split, show)

@@ -15,6 +15,10 @@ try:
 except ImportError:  # a platform without its wheels
     simplejpeg = None
 
+# Pillow refuses pictures above its limit, which is for small machines. This is OpenCV's: aerial
+# pictures and slides are large.
+Image.MAX_IMAGE_PIXELS = 2**30
+
 # Formats that OpenCV decodes as Pillow does, and faster. CMYK is Pillow's in any of them.
 OPENCV_FORMATS = ("JPEG", "MPO", "PNG", "BMP")
 JPEG_FORMATS = ("JPEG", "MPO")

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gfl.data.main_memory import free_main_memory
 from gfl.data.shared_memory import free_bytes
 from gfl.errors import UserError
 
 RAM = "ram"
 GIB = 2**30
-MEMORY_INFO = Path("/proc/meminfo")
 
 
 class PictureCache:
@@ -141,21 +141,13 @@ def _checksum(picture: np.ndarray) -> int:
 
 
 def _require_memory(needed: int) -> None:
-    free = [size for size in (free_bytes(), _free_memory()) if size is not None]
+    free = [size for size in (free_bytes(), free_main_memory()) if size is not None]
     if free and needed > min(free):
         raise UserError(
             f"data.cache=ram needs {needed / GIB:.2f} GiB for the decoded pictures, but "
             f"{min(free) / GIB:.2f} GiB of memory are free (/dev/shm counts): set data.cache to a "
             "folder on a fast disk, or to none."
         )
-
-
-def _free_memory() -> int | None:
-    """Bytes that the system can still give away; None where it does not say."""
-    if not MEMORY_INFO.is_file():
-        return None
-    lines = dict(line.split(":") for line in MEMORY_INFO.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 def _make_file(path: Path, total: int) -> None:

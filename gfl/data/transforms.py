@@ -13,6 +13,8 @@ from gfl.structures import ImageMeta
 
 # The axis that each flip turns round: 0 for x, 1 for y.
 FLIPS = {"mirrored": 0, "upside_down": 1}
+# Numbers of the random streams: each change has its own, whichever of the others are on.
+STREAMS = {"mirrored": 0, "upside_down": 1, "color": 2}
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ class Transform:
         A picture that is `is_own` is flipped in place: fresh memory costs more than the flip.
         """
         image, flips = sample.image, {}
-        for number, (name, chance) in enumerate(self.chances.items()):
-            stream = key.random_stream(self.seed, number)
+        for name, chance in self.chances.items():
+            stream = key.random_stream(self.seed, STREAMS[name])
             coin = random.Random(int(stream.integers(2**63)))
             if name == "color":
                 self._color.set_random_state(stream, coin)

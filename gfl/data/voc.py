@@ -28,8 +28,13 @@ class _Page(NamedTuple):
 
 
 def voc_list(folder: Path, split: str) -> Path:
-    """The file that lists the images of a split; it may not exist."""
-    return folder / "ImageSets" / "Main" / f"{split}.txt"
+    """The file that lists the images of a split; it may not exist.
+
+    Without train.txt, trainval.txt is that of train.
+    """
+    lists = folder / "ImageSets" / "Main"
+    own, both = lists / f"{split}.txt", lists / "trainval.txt"
+    return both if split == "train" and both.exists() and not own.exists() else own
 
 
 def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:

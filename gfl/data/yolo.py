@@ -59,14 +59,17 @@ class YoloFolder:
         if not isinstance(root, str) or not root.isprintable():
             raise UserError(f"{self.file}: path is {root!r}, expected a folder.")
         self.root = self.file.parent / root
-        self.entries = {split: content.get(split) for split in ("train", "val", "test")}
+        # An empty entry is none: as a folder it would be the root, with the images of all splits.
+        self.entries = {split: content.get(split) or None for split in ("train", "val", "test")}
+        self.has_keypoints = content.get("kpt_shape") is not None
 
     def read(self, split: str, findings: Findings) -> Listing:
         """The images and objects of a split.
 
         Category ids are the numbers of data.yaml; image ids count from 1 in the order of the file
         names. An image without label file is background; rows of more than five numbers are
-        polygons, which become their bounding box.
+        polygons, which become their bounding box, or where data.yaml has `kpt_shape` a box and
+        keypoints, which are not looked at.
 
         Raises:
             UserError: a folder or list that does not exist, lies outside, or has no image.
@@ -85,6 +88,7 @@ class YoloFolder:
             for number, row in enumerate(rows, start=1):
                 count += 1
                 place = f"{_label_name(name)}: line {number}"
+                row = row[:5] if self.has_keypoints else row
                 entry = _read_row(row, place, image_id, self.names, findings)
                 objects += [entry] if entry else []
         origin = f"{self.file} ({split})"

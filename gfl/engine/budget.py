@@ -12,17 +12,20 @@ STEPS = 6000
 FEWEST_EPOCHS, MOST_EPOCHS = 24, 200
 
 
-def fitting_batch(images: int, parts: int, image_bytes: float, room: float) -> tuple[int, str]:
+def fitting_batch(
+    images: int, parts: int, image_bytes: float, room: float, least: int = 1
+) -> tuple[int, str]:
     """The batch size, and why.
 
     A part gets a power of two of images: as many as the room holds, while the whole batch has 16 at
-    most and an epoch 8 steps at least; one image at least.
+    most and an epoch 8 steps at least; `least` images in any case.
 
     Args:
         images: of the training set.
         parts: in which a batch is computed: processes times accumulated parts.
         image_bytes: that one more image of a part costs.
         room: bytes that a part's images may take.
+        least: images of a part: 2 where batch norms learn from a coarsest level of a single place.
     """
     held = max(int(room / image_bytes), 0)
     bounds = {
@@ -32,7 +35,9 @@ def fitting_batch(images: int, parts: int, image_bytes: float, room: float) -> t
         "no more fit": held,
     }
     reason = min(bounds, key=bounds.__getitem__)
-    part = 2 ** int(math.log2(max(bounds[reason], 1)))
+    part = 2 ** int(math.log2(max(bounds[reason], least)))
+    if part > max(bounds[reason], 1):
+        reason = f"{least} images at least, since the batch norms learn"
     size = f"{image_bytes / 2**20:.0f} MiB an image, {room / 2**30:.1f} GiB to use: {held} fit"
     if not held:
         reason = "not even one image fits: it may run out of memory"

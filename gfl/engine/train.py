@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from gfl.engine.monitor import StepMonitor
 from gfl.engine.options import LoopOptions
 from gfl.engine.precision import PRECISIONS
 from gfl.engine.run_log import RunLog
+from gfl.errors import UserError
 from gfl.structures import Batch, Predictions
 
 # What to change when a step does not fit into memory.
@@ -115,7 +117,8 @@ def train_step(
             with torch.autocast(
                 device.type, PRECISIONS[options.precision], enabled=options.precision != "fp32"
             ):
-                predictions = network(images)
+                with _norms_explained():
+                    predictions = network(images)
                 taught = () if teacher is None else (teacher(images),)
             losses = criterion(predictions, batch.targets, *taught)
             del images, predictions, taught  # so that the backward frees them when it is past them
@@ -137,6 +140,21 @@ def train_step(
     for value, old in zip(statistics, before, strict=True):
         value.copy_(torch.where(finite, value, old))
     return sums, grad_norm
+
+
+@contextmanager
+def _norms_explained() -> Iterator[None]:
+    """Say what to change where a batch norm is to learn from one value a channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "batch norms can not learn from one image whose coarsest map is 1 x 1: each needs two "
+            "values a channel. Raise train.batch_size (that of each process and accumulated part) "
+            "or data.train_size, or set model.head.norm=group model.head.statistics=shared."
+        ) from error
 
 
 def _learned_statistics(model: nn.Module) -> list[Tensor]:

@@ -83,7 +83,8 @@ class Augment(Section):
     crop: Probability = 0.0
     """Probability of a random part of the image that holds all its boxes."""
     close_mosaic: Annotated[Int, Field(ge=0)] | Annotated[Float, Field(gt=0, lt=1)] = 0
-    """Epochs at the end without mosaic, mixup and copy_paste; below 1, a share of all epochs."""
+    """Epochs at the end without mosaic, mixup and copy_paste; below 1, a share of all epochs, at
+    least one."""
 
     @model_validator(mode="after")
     def _augmentations_agree(self):
@@ -102,7 +103,9 @@ class Augment(Section):
 
     def closed_epochs(self, epochs: int) -> int:
         """How many of the training's epochs `close_mosaic` means."""
-        return int(self.close_mosaic * epochs) if self.close_mosaic < 1 else self.close_mosaic
+        if 0 < self.close_mosaic < 1:
+            return min(max(round(self.close_mosaic * epochs), 1), epochs - 1)
+        return self.close_mosaic
 
 
 class Tiles(Section):
