@@ -14,7 +14,7 @@ import gfl
 from gfl.build import build_criterion, build_dataset, build_model, build_train_loader
 from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
-from gfl.engine.checkpoint import TrainState
+from gfl.engine.checkpoint import TrainState, save_checkpoint
 from gfl.engine.compiled import Programs
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.options import LoopOptions
@@ -194,3 +194,14 @@ def test_sync_bn_over_two_gpus_is_batch_norm_over_the_whole_batch(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_of_the_gpu_is_read_without_one_and_draws_on(tmp_path):
+    state, *_ = training("fp32")
+    save_checkpoint(tmp_path / "last.pt", state.state_dict())
+    drawn = torch.rand(4, device="cuda")
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert all(not value.is_cuda for value in content["model"].values())
+    state.load_state_dict(content)
+    assert next(state.model.parameters()).is_cuda
+    assert torch.equal(torch.rand(4, device="cuda"), drawn)
