@@ -90,8 +90,10 @@ class Detections(OnDevice):
             classes: names.
 
         Raises:
-            UserError: a name that is no class.
+            UserError: a name that is no class, or a score that is no number from 0 to 1.
         """
+        if score is not None and not (isinstance(score, Real) and 0 <= score <= 1):
+            raise UserError(f"score is {score!r}, expected a number from 0 to 1.")
         cut = torch.full_like(self.scores, DEFAULT_THRESHOLD if score is None else score)
         if score is None and self.thresholds:
             cut = self.scores.new_tensor(self.thresholds)[self.labels]

@@ -138,7 +138,13 @@ def save_picture(path: str | Path, image: np.ndarray) -> None:
     _require_picture(image)
     path = Path(path)
     try:
-        _, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        done, content = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if not done:
+            height, width = image.shape[:2]
+            raise UserError(
+                f"cannot write {path}: {path.suffix} holds no picture of {width} x {height} "
+                "pixels; .png does."
+            )
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except cv2.error:

@@ -27,6 +27,7 @@ def evaluate(
     flip: bool = False,
     scales: Sequence[int] = (),
     plots: str | Path | None = None,
+    outputs: Sequence[str | None] = (),
 ) -> tuple[dict, list[dict]]:
     """COCO numbers of a checkpoint on a split.
 
@@ -40,12 +41,14 @@ def evaluate(
         flip: look at mirrored images too.
         scales: more short sides, pixels, to look at.
         plots: folder for precision_recall.png, f1.png and confusion.png.
+        outputs: files that the caller will write; those of the data set are refused.
 
     Returns:
         The numbers of `gfl.engine.evaluate.coco_metrics` and all COCO result entries.
     """
     content = open_checkpoint(checkpoint)
     config = parse_config(merge_overrides(content["config"], overrides or []), str(checkpoint))
+    config.data.spare(*outputs)
     names = tuple(content["class_map"]["names"])
     with process_group(config.device) as device:
         if dataset is None:
@@ -54,9 +57,10 @@ def evaluate(
         model = restored_network(content, config, str(checkpoint))
         if plots is not None and is_main():
             _make_folder(Path(plots))
+        views = extra_views(config, dataset, flip, scales)
         if is_main():
-            views = 1 + len(scales) * (1 + flip) + flip
-            say(_introduction(content, str(checkpoint), split, views))
+            count = 1 + (len(views.loaders) if views else 0)
+            say(_introduction(content, str(checkpoint), split, count))
             for line in build.finding_lines(dataset):
                 say(f"{split}: {line}")
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
@@ -67,7 +71,7 @@ def evaluate(
             build.build_normalize(config, device),
             dataset,
             say,
-            views=extra_views(config, dataset, flip, scales),
+            views=views,
         )
         if plots is not None and is_main():
             _plot(Path(plots), dataset, results, metrics["thresholds"])

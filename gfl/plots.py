@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gfl.engine.curves import IOU, Curve
+from gfl.files import replacing
 
-# Above that many classes a plot names only the whole.
+# Above that many classes a plot names none.
 MAX_NAMED = 20
 CONFUSION_NOTE = (
     f"Row: what is there. Column: what was detected, at IoU {IOU} and more.\n"
@@ -25,17 +26,20 @@ def save_curves(folder: Path, curves: dict[str, Curve]) -> list[Path]:
     ):
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots()
+        labels = []
         for class_name, curve in curves.items():
             label = class_name
             if name == "f1" and curve.threshold is not None:
                 label += f" (best {curve.f1.max():.2f} at {curve.threshold:.2f})"
-            axes.plot(getattr(curve, x_axis), getattr(curve, y_axis), label=label, linewidth=1.2)
+            labels.append(label)
+            axes.plot(getattr(curve, x_axis), getattr(curve, y_axis), linewidth=1.2)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), title=f"IoU {IOU} and more")
         axes.set_xlabel("score threshold" if x_axis == "scores" else x_axis)
         axes.set_ylabel("F1" if y_axis == "f1" else y_axis)
         axes.grid(alpha=0.3)
         if 0 < len(curves) <= MAX_NAMED:
-            axes.legend(fontsize="small")
+            for text in axes.legend(axes.lines, labels, fontsize="small").get_texts():
+                text.set_parse_math(False)  # a class may be named $5
         written.append(_save(figure, folder / f"{name}.png"))
     return written
 
@@ -52,8 +56,9 @@ def save_confusion(folder: Path, matrix: np.ndarray, names: list[str]) -> Path:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize="small")
-    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    plain = {"fontsize": "small", "parse_math": False}
+    axes.set_xticks(range(len(labels)), labels, rotation=90, **plain)
+    axes.set_yticks(range(len(labels)), labels, **plain)
     axes.set(xlabel="detected as", ylabel="true class", title="What became of each object")
     figure.supxlabel(CONFUSION_NOTE, fontsize="small")
     if len(labels) <= MAX_NAMED + 1:
@@ -65,5 +70,6 @@ def save_confusion(folder: Path, matrix: np.ndarray, names: list[str]) -> Path:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
+    with replacing(path) as place:
+        figure.savefig(place, dpi=120)
     return path

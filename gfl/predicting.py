@@ -14,7 +14,14 @@ from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
 from gfl.html_page import Picture, html_page, make_picture
 from gfl.progress import Progress
-from gfl.sources import Source, Video, VideoWriter, read_or_explain
+from gfl.sources import (
+    PREDICTIONS,
+    Source,
+    Video,
+    VideoWriter,
+    is_of_predict,
+    read_or_explain,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class Prediction:
 def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
     """Predict on every source and write the outcome below `wish.out`.
 
-    A source that can not be read, or whose output can not be written, is left out and named.
+    A source that can not be read (to its end), or whose output can not be written, is named.
+    Ctrl-C writes what was found until then to predictions.json.
 
     Returns:
         {"images", "detections", "per_class": {name: count}, "skipped": {path: reason}}.
@@ -67,16 +75,11 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
     """
     check_classes(wish.classes, detector.class_names)
     run = _Run(detector, sources, wish)
-    for source in sources:
-        if source.is_video:
-            run.video(source)
-    pictures = [source for source in sources if not source.is_video]
-    if pictures:
-        with Progress(len(pictures), "image") as progress:
-            for start in range(0, len(pictures), wish.batch_size):
-                batch = pictures[start : start + wish.batch_size]
-                run.pictures(batch)
-                progress.advance(len(batch))
+    try:
+        run.all(sources)
+    except KeyboardInterrupt:
+        run.finish()
+        raise
     return run.finish()
 
 
@@ -91,13 +94,32 @@ class _Run:
         self.skipped: dict[str, str] = {}
         self.counts: Counter = Counter()
         originals = {Path(source.path).resolve() for source in sources if source.camera is None}
+        is_own = is_of_predict(self.out) or not wish.pictures
         for target in (self.out / source.name for source in sources):
             if target.resolve() in originals:
                 raise UserError(f"{target} is a source itself: choose another folder with --out.")
+            if target.exists() and not is_own:
+                raise UserError(
+                    f"{target} exists, and {self.out} holds no {PREDICTIONS}, so it is not of an "
+                    "earlier run: choose another folder with --out."
+                )
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {self.out}: {error.strerror or error}") from None
+
+    def all(self, sources: list[Source]) -> None:
+        """Detect in every source."""
+        for source in sources:
+            if source.is_video:
+                self.video(source)
+        pictures, size = [s for s in sources if not s.is_video], self.wish.batch_size
+        if pictures:
+            with Progress(len(pictures), "image") as progress:
+                for start in range(0, len(pictures), size):
+                    batch = pictures[start : start + size]
+                    self.pictures(batch)
+                    progress.advance(len(batch))
 
     def pictures(self, sources: list[Source]) -> None:
         """Detect in a batch of image files."""
@@ -125,6 +147,9 @@ class _Run:
                 except KeyboardInterrupt:
                     if source.camera is None:
                         raise
+            short = frames.missing(self.wish.frames)
+            if short:
+                self.skipped[source.path] = short
         except UserError as error:
             self.skipped[source.path] = str(error)
 
@@ -143,7 +168,7 @@ class _Run:
     def finish(self) -> dict:
         """Write predictions.json and the page; give the summary."""
         text = json.dumps(self.entries, indent=1) + "\n"
-        self._write("predictions.json", text)
+        self._write(PREDICTIONS, text)
         if self.wish.html_limit is not None:
             page = html_page(self.page, len(self.entries), self.wish.score)
             self._write("predictions.html", page)

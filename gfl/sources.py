@@ -16,6 +16,7 @@ from gfl.files import beside
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 # Endings that OpenCV writes; pictures of other kinds become .png.
 WRITABLE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+PREDICTIONS = "predictions.json"
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 
 
@@ -38,6 +39,11 @@ class Source:
         return self.camera is not None or Path(self.path).suffix.lower() in VIDEO_ENDINGS
 
 
+def is_of_predict(out: Path) -> bool:
+    """Whether an earlier run has written to a folder: what else is there may be anybody's."""
+    return (out / PREDICTIONS).is_file()
+
+
 def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
     """What the user names, in order; the output names are distinct.
 
@@ -55,7 +61,7 @@ def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
         if path.is_dir():
             known = IMAGE_ENDINGS | VIDEO_ENDINGS
             inside = (f for f in path.rglob("*") if f.suffix.lower() in known and f.is_file())
-            inner = path.resolve() in own.parents
+            inner = path.resolve() in own.parents and is_of_predict(own)
             files = sorted(f for f in inside if not (inner and own in f.resolve().parents))
             if not files:
                 raise UserError(f"folder {path} holds no image or video.")
@@ -65,7 +71,7 @@ def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
                 known = ", ".join(sorted(IMAGE_ENDINGS | VIDEO_ENDINGS))
                 raise UserError(f"{path} is neither image nor video by its ending: {known}.")
             found.append(Source(argument, Path(path.name)))
-        elif argument.isdigit():
+        elif argument.isascii() and argument.isdigit():
             found.append(
                 Source(f"camera {argument}", Path(f"camera_{argument}.mp4"), int(argument))
             )
@@ -105,8 +111,11 @@ class Video:
 
     Attributes:
         rate: frames a second.
-        length: number of frames, or None where it is not known.
+        length: number of frames that the file states, or None where it is not known.
+        count: frames that were read.
     """
+
+    count = 0
 
     def __init__(self, source: Source):
         """Raises UserError if it can not be opened."""
@@ -123,7 +132,18 @@ class Video:
             if not read:
                 self._capture.release()
                 return
+            self.count += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+    def missing(self, wanted: int | None) -> str | None:
+        """What to say if the file ended before `wanted` frames (None: all), else None.
+
+        Some formats state a length that is off by a few.
+        """
+        due = min(self.length or 0, wanted or self.length or 0)
+        if due - self.count <= max(1, due // 50):
+            return None
+        return f"only {self.count} of {due} frames could be read: it is cut off or damaged"
 
 
 class VideoWriter:
@@ -133,7 +153,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, rate: float):
-        self.path, self.rate, self._writer = path, rate, None
+        self.path, self.rate, self._writer, self._count = path, rate, None, 0
         self._temporary = beside(path)
 
     def __enter__(self) -> "VideoWriter":
@@ -145,6 +165,7 @@ class VideoWriter:
         self._writer.release()
         try:
             if kind is None:
+                self._require_whole()
                 os.replace(self._temporary, self.path)
         except OSError as error:
             raise UserError(f"cannot write video {self.path}: {error.strerror}.") from None
@@ -163,6 +184,18 @@ class VideoWriter:
             if not self._writer.isOpened():
                 raise UserError(f"cannot write video {self.path}.")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._count += 1
+
+    def _require_whole(self) -> None:
+        """OpenCV says nothing of a disk that is full."""
+        written = cv2.VideoCapture(str(self._temporary))
+        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if count < self._count:
+            raise UserError(
+                f"cannot write video {self.path}: {count} of {self._count} frames are in the file "
+                "(is the disk full?)."
+            )
 
 
 def read_or_explain(path: str) -> np.ndarray | UserError:

@@ -200,6 +200,19 @@ def test_ablation_repeats_nothing_that_is_finished(monkeypatch, place):
     assert work.done == []
 
 
+def test_ablation_times_of_more_rows_serve_fewer(monkeypatch, place):
+    (place / "third.yaml").write_text("loss: {beta: 1.5}\n")
+    three, aps = ("plain", "guided", "third"), {("third", seed): 0.3 for seed in (0, 1)}
+    make(monkeypatch, place, aps=aps, names=three)[0].run()
+    study, work = make(monkeypatch, place)
+    found = study.run()
+    assert work.done == [] and list(found["times"]["training"]) == ["plain", "guided"]
+    assert found["rows"][1]["training_time"]["median"] == pytest.approx(1.5)
+    study, work = make(monkeypatch, place, names=three)
+    study.run()
+    assert work.done == []
+
+
 def test_ablation_stopped_run_leaves_a_table(monkeypatch, place):
     ended = Outcome(STOPPED, "SIGTERM: stopped. The same command with --resume goes on.")
     study, work = make(monkeypatch, place, aps={("guided", 0): ended})

@@ -14,7 +14,7 @@ from test_tide import KINDS
 import gfl
 import gfl.quality
 from gfl.analysis.edge_blur import read_edge_blur
-from gfl.analysis.run import analyze
+from gfl.analysis.run import analyze, report_numbers
 from gfl.analysis.sections import QUALITY_MODES
 from gfl.analysis.temperature import KEY, stored_temperature
 from gfl.build import build_model
@@ -258,6 +258,24 @@ def test_every_quality_mode_has_its_words():
 
 
 # Temperature
+
+
+def test_a_temperature_is_not_stored_in_another_file(
+    checkpoint, folder, tmp_path, capsys, monkeypatch
+):
+    """A training may write a new best.pt meanwhile."""
+    copy, real = tmp_path / "best.pt", report_numbers
+    shutil.copy(checkpoint, copy)
+
+    def written_meanwhile(*args):
+        content = torch.load(copy, weights_only=True)
+        save_checkpoint(copy, {**content, "step": 2})
+        return real(*args)
+
+    monkeypatch.setattr("gfl.analysis.run.report_numbers", written_meanwhile)
+    assert run(copy, "--out", tmp_path / "out", "--store-temperature") == 2
+    assert "has changed since it was analysed" in capsys.readouterr().err
+    assert KEY not in torch.load(copy, weights_only=True)
 
 
 def test_a_stored_temperature_multiplies_the_doubt_alone(checkpoint, folder, tmp_path, capsys):

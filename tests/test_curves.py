@@ -119,6 +119,18 @@ def test_plots_are_pictures(tmp_path):
     save_curves(tmp_path, {})
 
 
+@pytest.mark.parametrize("name", ["$%$", "coin_$1$_$2_$", "$5_$10", "_hidden"])
+def test_class_names_are_no_formulas(name, tmp_path, monkeypatch):
+    kept = []
+    real = gfl.plots._save
+    monkeypatch.setattr(gfl.plots, "_save", lambda *a: kept.append(a[0]) or real(*a))
+    curves = curves_of(truth_of(TRUTH), [result(1, 3, A, 0.9)])
+    save_curves(tmp_path, {name: curves[3]})
+    save_confusion(tmp_path, np.array([[3, 1], [2, 0]]), [name])
+    [text] = kept[0].axes[0].get_legend().get_texts()
+    assert text.get_text() == name
+
+
 def test_confusion_says_what_rows_and_columns_are(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(gfl.plots, "_save", lambda figure, path: kept.append(figure))

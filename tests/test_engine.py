@@ -11,6 +11,7 @@ import torch
 from conftest import assert_close
 from torch import nn
 
+from gfl.engine import keeper as keeper_module
 from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint, write_atomically
 from gfl.engine.ema import EMA
 from gfl.engine.finite import not_finite
@@ -364,15 +365,24 @@ def test_best_weights_that_found_no_room_are_written_later_as_they_were(tmp_path
     keeper = keeper_of(tmp_path, said)
     with torch.no_grad():
         keeper.state.ema.model.weight.fill_(1.0)
-    (tmp_path / "best.pt.tmp").mkdir()  # the file can not be opened
-    monkeypatch.setattr("pathlib.Path.unlink", lambda *args, **kwargs: None)
+    real = keeper_module.save_checkpoint
+
+    def full(path, *args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keeper_module, "save_checkpoint", full)
     keeper.save_best({"AP": 0.5, "epoch": 1})
     assert "best.pt of step 0 could not be written" in said[0]
+
+    def full_for_best(path, *args):
+        return full(path) if path.name == "best.pt" else real(path, *args)
+
+    monkeypatch.setattr(keeper_module, "save_checkpoint", full_for_best)
     keeper.save_last()
     assert load_checkpoint(tmp_path / LAST)["best"] == {}  # a resumed run must not rely on it
     with torch.no_grad():
         keeper.state.ema.model.weight.fill_(9.0)  # training goes on
-    (tmp_path / "best.pt.tmp").rmdir()
+    monkeypatch.setattr(keeper_module, "save_checkpoint", real)
     keeper.save_last()
     assert load_checkpoint(tmp_path / "best.pt")["model"]["weight"].tolist() == [[1.0, 1.0]]
     assert load_checkpoint(tmp_path / LAST)["best"] == {"AP": 0.5, "epoch": 1}

@@ -50,6 +50,11 @@ def whole(tmp_path_factory):
     return config, tmp / "whole", time.monotonic() - started
 
 
+def parts_of_files(work_dir) -> list[str]:
+    """What a killed process has left beside the files that are meant to be there."""
+    return [p.name for p in work_dir.iterdir() if p.name[0] == "." and p.name != ".lock"]
+
+
 def goes_on_as_if_nothing_had_been(whole, work_dir) -> None:
     """Resume what was killed; compare weights, averages, optimiser and metrics bit for bit."""
     config, uninterrupted, _ = whole
@@ -62,7 +67,7 @@ def goes_on_as_if_nothing_had_been(whole, work_dir) -> None:
         a, b = (torch.load(run / name, weights_only=True) for run in (uninterrupted, work_dir))
         assert_same_tensors(a, b)
     assert metrics_of(uninterrupted) == metrics_of(work_dir)
-    assert list(work_dir.glob("*.tmp")) == []
+    assert parts_of_files(work_dir) == []
 
 
 def dies_at_a_forced_moment(whole, work_dir, moment) -> None:
@@ -136,7 +141,7 @@ def test_a_full_disk_leaves_the_old_files_and_the_training_goes_on(whole, tmp_pa
     assert "the file of before is whole" in text
     assert "training failed: the training is done, but" in text and "--resume" in text
     assert load_checkpoint(work_dir / "last.pt")["step"] == 2
-    assert not (work_dir / "best.pt").exists() and list(work_dir.glob("*.tmp")) == []
+    assert not (work_dir / "best.pt").exists() and parts_of_files(work_dir) == []
     shutil.rmtree(work_dir)
     assert jobs.run(argv, spoil=("disk_full", 2, 3, 4), log=log) == 0
     for name in ("last.pt", "best.pt"):

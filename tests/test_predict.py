@@ -14,7 +14,7 @@ from gfl.cli.main import COMMANDS
 from gfl.cli.main import main as gfl_main
 from gfl.cli.predict import main
 from gfl.predicting import Prediction, predict_sources
-from gfl.sources import Source, Video, find_sources
+from gfl.sources import Source, Video, VideoWriter, find_sources
 
 
 def run(checkpoint, *arguments):
@@ -220,6 +220,9 @@ class _Frames:
         while True:
             yield np.zeros((64, 96, 3), np.uint8)
 
+    def missing(self, wanted):
+        return None
+
 
 def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(tmp_path, monkeypatch):
     monkeypatch.setattr("gfl.predicting.Video", _Frames)
@@ -233,7 +236,56 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(tmp_path, monkeypatch):
 def test_ctrl_c_leaves_no_part_of_a_video(tmp_path, monkeypatch):
     monkeypatch.setattr("gfl.predicting.Video", _Frames)
     (tmp_path / "film.mp4").write_bytes(b"an earlier one")
+    (tmp_path / "predictions.json").write_text("[]")
     source = Source("elsewhere/film.mp4", "film.mp4")
     with pytest.raises(KeyboardInterrupt):
         predict_sources(_Detects(3), [source], Prediction(str(tmp_path), batch_size=1))
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"an earlier one"]
+    assert (tmp_path / "film.mp4").read_bytes() == b"an earlier one"
+    assert {file.name for file in tmp_path.iterdir()} == {"film.mp4", "predictions.json"}
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
+
+
+def test_pictures_that_no_earlier_run_has_written_are_not_replaced(checkpoint, pictures, capsys):
+    """In the folder of the outputs, which may even lie below the sources."""
+    out = pictures / "below"
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert run(checkpoint, pictures, "--out", out) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    assert run(checkpoint, pictures / "a.png", "--out", out) == 2
+    assert "holds no predictions.json, so it is not of an earlier run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def clip(path, shape=(64, 96, 3), frames: int = 30):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, shape[1::-1])
+    for number in range(frames):
+        writer.write(np.full(shape, 8 * number, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "told"), [("whole", None, False), ("cut", None, True), ("cut", 5, False)]
+)
+def test_a_video_that_is_cut_off_is_told(name, frames, told, tmp_path):
+    whole = clip(tmp_path / "whole.avi")
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    source = Source(str(tmp_path / f"{name}.avi"), f"{name}.mp4")
+    wish = Prediction(str(tmp_path / "out"), batch_size=4, frames=frames)
+    summary = predict_sources(_Detects(100), [source], wish)
+    assert summary["images"] > 0
+    reasons = list(summary["skipped"].values())
+    assert ["of 30 frames could be read" in text for text in reasons] == [True] * told
+
+
+def test_a_video_that_lacks_frames_is_not_put_in_place(tmp_path):
+    """As on a full disk, of which OpenCV says nothing."""
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"an earlier one")
+    with pytest.raises(gfl.UserError, match="0 of 3 frames are in the file"):
+        with VideoWriter(path, 5.0) as writer:
+            for _ in range(3):
+                writer.write(np.zeros((64, 96, 3), np.uint8))
+            writer._writer.release()
+            writer._temporary.write_bytes(writer._temporary.read_bytes()[:100])
+    assert path.read_bytes() == b"an earlier one" and len(list(tmp_path.iterdir())) == 1

@@ -24,6 +24,9 @@ from gfl.engine.stop import StopSignal
 from gfl.errors import TrainingStopped, UserError
 from gfl.work_dir import only_one_training
 
+# What is timed of each row.
+KINDS = ("training", "inference")
+
 
 def say_on_stderr(message: str) -> None:
     """Print a message on stderr."""
@@ -207,13 +210,19 @@ class Study:
         return [run for run in self.runs[: len(self.rows)] if run.numbers is not None]
 
     def _times(self) -> dict | None:
-        """Times that are on the disk, if they are those of these rows and at least as many."""
+        """Times of these rows that are on the disk, taken in at least as many rounds.
+
+        Other rows may have been timed with them: times of one row are compared with another's.
+        """
         try:
             times = json.loads(self._file("times.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        same = times["rows"] == {run.row.name: str(run.work_dir) for run in self._contenders()}
-        return times if same and times["pairs"] >= self.pairs > 0 else None
+        wanted = {run.row.name: str(run.work_dir) for run in self._contenders()}
+        if not wanted.items() <= times["rows"].items() or not times["pairs"] >= self.pairs > 0:
+            return None
+        own = {kind: {name: times[kind][name] for name in wanted} for kind in KINDS}
+        return {**times, **own, "rows": wanted}
 
     def _take_times(self, stopped: Callable[[], bool]) -> None:
         contenders = self._contenders()
@@ -230,10 +239,7 @@ class Study:
             self.say(f"times could not be taken: {outcome.value}")
             return
         names = [run.row.name for run in contenders]
-        kinds = {
-            kind: dict(zip(names, outcome.value[kind], strict=True))
-            for kind in ("training", "inference")
-        }
+        kinds = {kind: dict(zip(names, outcome.value[kind], strict=True)) for kind in KINDS}
         rows = {run.row.name: str(run.work_dir) for run in contenders}
         times = {**outcome.value, **kinds, "rows": rows, "pairs": self.pairs}
         write_file(self._file("times.json"), json.dumps(times).encode())

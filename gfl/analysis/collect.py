@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from gfl import build
 from gfl.analysis.edge_blur import read_edge_blur
 from gfl.analysis.matched import MatchedSplit, match_split
 from gfl.analysis.quality import QualitySamples, QualityWatch
-from gfl.config import Config, merge_overrides
+from gfl.automatic import choose_layout
+from gfl.config import Config, merge_overrides, parse_config
 from gfl.conversion import open_checkpoint
 from gfl.engine.evaluate import detect
 from gfl.errors import UserError
@@ -80,6 +81,7 @@ def collect(
     split: str,
     images: int | None = None,
     say: Callable[[str], None] = print,
+    outputs: Sequence[str | None] = (),
 ) -> Collected:
     """Detect on a split with the network as it is evaluated, and match.
 
@@ -89,12 +91,15 @@ def collect(
         split: "train", "val" or "test".
         images: how many at most; None for all.
         say: takes messages.
+        outputs: files that will be written.
 
     Raises:
         UserError: as `gfl.evaluate`.
     """
     content = open_checkpoint(checkpoint)
-    config = merge_overrides(content["config"], overrides)
+    changed = parse_config(merge_overrides(content["config"], overrides), str(checkpoint))
+    changed.data.spare(*outputs)
+    config = choose_layout(changed)[0].to_dict()
     device = config.get("device")
     # Not fused: the numbers are those of `gfl.evaluate`, to the rounding of the memory layout.
     detector = detector_of(

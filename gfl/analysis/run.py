@@ -3,14 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gfl.analysis.collect import collect
 from gfl.analysis.coverage import MIN_IMAGES, MIN_SIDES
 from gfl.analysis.numbers import report_numbers
 from gfl.analysis.page import report_page
-from gfl.analysis.temperature import require_storable, store_temperature
+from gfl.analysis.temperature import digest, require_storable, store_temperature
 from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
 
@@ -23,6 +23,7 @@ def analyze(
     images: int | None = None,
     store: bool = False,
     say: Callable[[str], None] = print,
+    outputs: Sequence[str | None] = (),
 ) -> dict:
     """Measure what a detector's scores, boxes and distributions know, and write the report.
 
@@ -34,6 +35,7 @@ def analyze(
         images: look at so many images at most; None for all.
         store: put the temperature that was fitted on val into the checkpoint, for `gfl.load`.
         say: takes messages.
+        outputs: other files that will be written; those of the data set are refused.
 
     Returns:
         What report.json holds.
@@ -48,12 +50,13 @@ def analyze(
         raise UserError("analyze runs in one process: start it without torchrun.")
     if store:
         require_storable(checkpoint, split)
+        known = digest(checkpoint)
     out = _make_folder(Path(out))
-    collected = collect(checkpoint, overrides or [], split, images, say)
+    collected = collect(checkpoint, overrides or [], split, images, say, outputs)
     numbers = report_numbers(collected, str(checkpoint), split)
     if store:
         entry = _entry(numbers)
-        store_temperature(checkpoint, entry)
+        store_temperature(checkpoint, entry, known)
         numbers["coverage"]["stored_now"] = entry["value"]
         say(f"{checkpoint}: temperature {entry['value']:.4g} stored; gfl.load uses it from now on")
     page = report_page(numbers, collected)

@@ -1,5 +1,6 @@
 """The temperature of a checkpoint: one number by which the doubt of all sides is multiplied."""
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -43,18 +44,29 @@ def require_storable(path: str | Path, split: str) -> None:
         )
 
 
-def store_temperature(path: str | Path, entry: dict) -> None:
+def digest(path: str | Path) -> str:
+    """By which a file is known again."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def store_temperature(path: str | Path, entry: dict, known: str) -> None:
     """Rewrite a checkpoint with a temperature, whole or not at all; the rest stays as it is.
 
     Args:
         path: best.pt or last.pt.
         entry: {"value": T, ...}, plain values.
+        known: `digest` of the file that the temperature was fitted on.
 
     Raises:
-        UserError: it can not be written.
+        UserError: it can not be written, or is another file by now.
     """
     path = Path(path).resolve()  # a link stays a link
     content = load_checkpoint(path)
+    if digest(path) != known:
+        raise UserError(
+            f"--store-temperature: {path} has changed since it was analysed (does a training write "
+            "it?), and the temperature belongs to what it was. Nothing is stored; analyse it again."
+        )
     try:
         save_checkpoint(path, {**content, KEY: entry})
     except OSError as error:

@@ -42,6 +42,7 @@ def analyze(args: argparse.Namespace) -> None:
         args.images,
         args.store_temperature,
         say=lambda message: print(message, file=sys.stderr),
+        outputs=[args.json],
     )
     write_json(args.json, numbers)
     for line in summary_lines(numbers):

@@ -77,6 +77,8 @@ def predict(args: argparse.Namespace) -> None:
         args.tile = trained.size
         said = f"images are looked at in tiles of {trained.size} pixels, as in training"
         print(f"{said} (--tile 0: as a whole)", file=sys.stderr)
+    if args.overlap is not None and not args.tile:
+        raise UserError("--overlap is for --tile, which is not given: add it.")
     prediction = Prediction(
         out=args.out,
         score=args.score,

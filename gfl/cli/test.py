@@ -49,6 +49,7 @@ def test(args: argparse.Namespace) -> None:
         flip=args.flip,
         scales=args.scales,
         plots=args.plots,
+        outputs=[args.results, args.json],
     )
     write_json(args.results, results)
     write_json(args.json, metrics)

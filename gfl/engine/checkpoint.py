@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule
 from gfl.errors import UserError
+from gfl.files import beside, replacing
 
 # 1: plain dict of model, class_map, config, step, epoch; last.pt adds what resuming needs.
 FORMAT_VERSION = 1
@@ -129,33 +130,31 @@ def write_atomically(path: Path, write, previous: Path | None = None) -> None:
     Raises:
         OSError: such as a full disk; the old file is untouched, the temporary one removed.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            _keep_as(path, previous)
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                _keep_as(path, previous)
+    except RuntimeError as error:
         # torch's writer turns a full disk into a RuntimeError of its own.
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def _keep_as(path: Path, previous: Path) -> None:
     """Give a file a second name in place of an older one; it keeps its own."""
-    link = previous.with_name(previous.name + ".tmp")
-    link.unlink(missing_ok=True)
+    link = beside(previous)
     try:
         os.link(path, link)
     except OSError:  # a file system without hard links: for a moment `previous` alone is there
         os.replace(path, previous)
     else:
         os.replace(link, previous)
+        link.unlink(missing_ok=True)  # nothing is moved where both name the same file already
 
 
 def save_checkpoint(path: Path, content: dict, previous: Path | None = None) -> None:
@@ -185,7 +184,7 @@ def is_checkpoint(path: str | Path) -> bool:
             name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
             with archive.open(name) as file:
                 head = file.read(64)  # {"format": "gfl", ...
-    except (zipfile.BadZipFile, StopIteration, ValueError, NotImplementedError):
+    except Exception:  # damaged, encrypted, compressed otherwise: of many kinds
         return False
     return b"format" in head and b"gfl" in head
 

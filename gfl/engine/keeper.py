@@ -192,4 +192,8 @@ def find_last(work_dir: Path) -> tuple[str | None, str | None]:
 
 def unfinished(work_dir: Path) -> list[Path]:
     """Parts of files that a killed process has left."""
-    return [work_dir / f"{name}.tmp" for name in (LAST, PREVIOUS, BEST)]
+    return [
+        part
+        for path in map(Path, (LAST, PREVIOUS, BEST))
+        for part in work_dir.glob(f".{path.stem}.{'[0-9a-f]' * 16}{path.suffix}")
+    ]

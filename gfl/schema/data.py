@@ -135,6 +135,11 @@ Policy = create_model(
 )
 
 
+# Where the formats keep annotations and pictures, and lists of them, below `data.path`.
+FOLDERS = {"annotations", "images", "Annotations", "JPEGImages", "ImageSets", "labels"}
+LISTS = {".txt", ".yaml", ".yml"}
+
+
 class Data(Section):
     """Where images come from and what is done to them."""
 
@@ -264,6 +269,18 @@ class Data(Section):
                 f"tiles.size, {self.tiles.size}: leave auto_largest out"
             )
         return self
+
+    def spare(self, *outputs: str | Path | None) -> None:
+        """Raise `UserError` if an output would replace a file of the data set."""
+        stated = [s for split in ("train", "val", "test") for s in getattr(self, split) or ()]
+        own = {Path(source.annotations).resolve() for source in stated}
+        root = Path(self.path).resolve() if self.path else None
+        for output in (Path(output) for output in outputs if output is not None):
+            place = output.resolve()
+            inside = root is not None and root in place.parents and place.is_file()
+            parts = set(place.relative_to(root).parts) if inside else set()
+            if place in own or place == root or parts & FOLDERS or inside and place.suffix in LISTS:
+                raise UserError(f"{output} is a file of the data set: choose another place.")
 
     def sources(self, split: str) -> list[Source]:
         """The sources of a split; raises UserError where the config names none."""
