@@ -21,8 +21,10 @@ def test_environment_names_versions_and_what_is_missing(monkeypatch, tmp_path, c
     found = json.loads((tmp_path / "env.json").read_text())
     assert found["required"]["torch"] == str(torch.__version__).split("+")[0]
     assert found["required"]["pydantic"] == "NOT INSTALLED"
-    assert found["optional"]["onnx"].startswith("not installed (export; pip install onnx")
-    assert set(found["optional"]) == {"timm", "onnx", "onnxruntime", "supervision"}
+    assert found["optional"]["onnx"].startswith(
+        "not installed (export; pip install 'gfl-detection[onnx]"
+    )
+    assert set(found["optional"]) == {"timm", "onnx", "onnxscript", "onnxruntime", "supervision"}
     assert len(found["gpus"]) == max(torch.cuda.device_count(), 1)
     printed = capsys.readouterr().out
     for name in ("gfl", "cuda", "/dev/shm", "onnxruntime"):
