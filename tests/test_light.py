@@ -324,7 +324,7 @@ def test_sizes_and_strides(name):
     assert model.neck.strides == (8, 16, 32, 64, 128)[: config.model.neck.levels]
     assert load_config(name).auto_keys == AUTO_KEYS
     train = config.train
-    assert (train.optimizer, train.schedule, train.ema_decay) == ("adamw", "flat_cosine", 0.998)
+    assert (train.optimizer, train.schedule, train.ema_decay) == ("adamw", "flat_cosine", None)
     text = (REPOSITORY / "docs" / "light.md").read_text(encoding="utf-8")
     assert f"| `{name}` | {config.model.backbone.name} |" in text
 
@@ -384,7 +384,7 @@ def test_a_light_network_compiles(light):
 
 def test_rates_decay_and_averages_of_the_recipe():
     """AdamW without decay of norms and biases, rates by layer, averages: of a light network too."""
-    more = ["train.layer_decay=0.8", "train.lr_factors={neck: 0.5}"]
+    more = ["train.layer_decay=0.8", "train.lr_factors={neck: 0.5}", "train.ema_decay=0.998"]
     config = without_auto(load_config("gfl_n", more))
     state = build_state(config, 3, 100, torch.device("cpu"))
     one_dimensional = {id(p) for p in state.model.parameters() if p.dim() <= 1}
