@@ -357,3 +357,8 @@ def test_a_browser_shows_the_page_without_complaint(browser, report, tmp_path):
     titles = [title.text for title in browser.find_elements("css selector", "h2")]
     assert len(titles) == 5 and "Does doubt mean blur?" in titles
     assert browser.get_log("browser") == []
+
+
+def test_a_format_that_auto_finds_is_read(checkpoint, folder, tmp_path):
+    assert run(checkpoint, "data.format=auto", "--out", tmp_path) == 0
+    assert (tmp_path / "report.html").exists()

@@ -156,3 +156,11 @@ def test_results_of_a_numpy_image_id_are_json():
     )
     [entry] = json.loads(json.dumps(found.to_coco(np.int64(3))))
     assert entry == {"image_id": 3, "category_id": 7, "bbox": [1, 2, 3, 6], "score": 0.5}
+
+
+@pytest.mark.parametrize("score", ["0.5", float("nan"), 2, -0.1])
+def test_a_score_to_filter_by_is_a_number_from_0_to_1(score):
+    empty = torch.zeros(0, 4)
+    found = Detections(empty, empty[:, 0], empty[:, 0].long(), empty)
+    with pytest.raises(gfl.UserError, match="expected a number from 0 to 1"):
+        found.filter(score)

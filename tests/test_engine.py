@@ -5,14 +5,22 @@ import json
 import math
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
 from conftest import assert_close
 from torch import nn
 
+from gfl.conversion import open_checkpoint
 from gfl.engine import keeper as keeper_module
-from gfl.engine.checkpoint import TrainState, load_checkpoint, save_checkpoint, write_atomically
+from gfl.engine.checkpoint import (
+    TrainState,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
 from gfl.engine.ema import EMA
 from gfl.engine.finite import not_finite
 from gfl.engine.keeper import DAMAGED, LAST, PREVIOUS, Keeper, find_last
@@ -404,3 +412,29 @@ def test_a_log_that_can_not_be_written_is_said_once_and_training_goes_on(tmp_pat
     assert (
         capsys.readouterr().err.count("can not be written and will have gaps: No space left") == 1
     )
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "deflated"])
+def test_a_zip_that_can_not_be_read_is_a_message(tmp_path, damage):
+    whole, path = tmp_path / "whole.pt", tmp_path / "best.pt"
+    save_checkpoint(whole, {"model": {"w": torch.arange(3.0)}, "step": 7})
+    content = bytearray(whole.read_bytes())
+    if damage == "encrypted":
+        for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            start = content.find(mark)
+            while start >= 0:
+                content[start + offset] |= 1
+                start = content.find(mark, start + 1)
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+            info = next(info for info in new.infolist() if info.filename.endswith("data.pkl"))
+            start = info.header_offset + 30 + len(info.filename)
+        content = bytearray(path.read_bytes())
+        content[start : start + 20] = b"\xff" * 20
+        path.write_bytes(content)
+    assert not is_checkpoint(path)
+    with pytest.raises(UserError):
+        open_checkpoint(path)

@@ -257,6 +257,18 @@ def test_what_lies_in_the_padding_does_not_matter(plain):
 # The files
 
 
+def test_onnxruntime_that_can_not_start_on_its_gpu_says_so(plain, onnx_files, monkeypatch):
+    """It then takes the CPU and prints a warning."""
+    import onnxruntime
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    path = onnx_files("plain", "raw")
+    with pytest.raises(gfl.UserError, match="onnxruntime could not start there"):
+        OnnxNetwork(path, "cuda")
+    assert OnnxNetwork(path).device == "cpu"
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("form", FORMS)
 def test_an_onnx_file_computes_what_pytorch_does(form, plain, onnx_files):

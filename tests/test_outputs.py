@@ -87,6 +87,14 @@ def test_a_scale_that_no_memory_holds_is_one_message(checkpoint):
         gfl.evaluate(checkpoint, scales=[100000])
 
 
+@pytest.mark.parametrize(("flip", "scales", "views"), [(True, [96], 2), (True, [64, 96, 64], 4)])
+def test_views_that_are_looked_at_are_counted(flip, scales, views, checkpoint):
+    """The network's own short side, 96 pixels, and what comes twice are looked at once."""
+    heard = []
+    gfl.evaluate(checkpoint, say=heard.append, flip=flip, scales=scales)
+    assert f"{views} views of each image merged" in heard[0]
+
+
 def write_picture(path: Path) -> None:
     save_picture(path, drawn_picture())
 
