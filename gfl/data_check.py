@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gfl import build
-from gfl.automatic import choose_layout, choose_sizes, network_without_content
+from gfl.automatic import Choices, choose_layout, choose_sizes, network_without_content
 from gfl.build.data import coverage, has_split
 from gfl.build.tiles import cut_advice
 from gfl.config import SPLITS
@@ -56,22 +56,11 @@ def check_data(
             strides = strides or network_without_content(config, len(names)).neck.strides
             datasets[name] = dataset
             if name == "train":
-                tiles = build.build_tiles(config, dataset)
-                config, more = choose_sizes(config, tiles, local_device(config.device))
+                config, more = _choose_as_a_training(config, dataset)
                 chosen += more
-                build.build_augment(config, tiles)
-                build.build_pad_to(config, tiles.sizes)
         except UserError as error:
             refused.append(str(error))
-        failing = Findings(findings.policy)
-        for finding in findings.all():
-            if finding.policy == "fail":
-                for item in finding.items:
-                    failing.add(finding.kind, item)
-        try:
-            failing.raise_failures()
-        except UserError as error:
-            refused.append(str(error))
+        refused += _failures(findings)
         is_trained_on = name != "test" or split == "test"
         if is_trained_on:
             report["errors"] += [f"{name}: {why}" for why in refused]
@@ -90,6 +79,29 @@ def check_data(
     if report["errors"]:
         raise UserError("\n".join(report["errors"]))
     return report
+
+
+def _choose_as_a_training(config: Config, dataset) -> Choices:
+    """What a training chooses for its data; raises UserError for pictures that it refuses."""
+    tiles = build.build_tiles(config, dataset)
+    config, chosen = choose_sizes(config, tiles, local_device(config.device))
+    build.build_augment(config, tiles)
+    build.build_pad_to(config, tiles.sizes)
+    return config, chosen
+
+
+def _failures(findings: Findings) -> list[str]:
+    """The refusal of what was found and must not be, if there is any."""
+    failing = Findings(findings.policy)
+    for finding in findings.all():
+        if finding.policy == "fail":
+            for item in finding.items:
+                failing.add(finding.kind, item)
+    try:
+        failing.raise_failures()
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def table(report: dict, width: int = 100) -> str:

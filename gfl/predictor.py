@@ -66,13 +66,13 @@ def load(
     return detector_of(content, str(checkpoint), device, half, compile, fuse)
 
 
-def detector_of(content: dict, name: str, *options) -> "Detector":
-    """The detector of an opened checkpoint; `name` is for messages, `options` are `Detector`'s."""
+def detector_of(content: dict, name: str, *options, **named) -> "Detector":
+    """The detector of an opened checkpoint; `name` is for messages, the rest are `Detector`'s."""
     config = parse_config(content["config"], name)
     names = tuple(content["class_map"]["names"])
     model = restored_network(content, config, name)
     ids = tuple(content["class_map"]["category_ids"])
-    detector = Detector(model, config, names, ids, *options)
+    detector = Detector(model, config, names, ids, *options, **named)
     detector.recommend(content.get("thresholds"))
     detector.temperature = stored_temperature(content, name)
     return detector

@@ -55,7 +55,7 @@ def parts_of_files(work_dir) -> list[str]:
     return [p.name for p in work_dir.iterdir() if p.name[0] == "." and p.name != ".lock"]
 
 
-def goes_on_as_if_nothing_had_been(whole, work_dir) -> None:
+def assert_goes_on_as_if_nothing_had_been(whole, work_dir) -> None:
     """Resume what was killed; compare weights, averages, optimiser and metrics bit for bit."""
     config, uninterrupted, _ = whole
     last = work_dir / "last.pt"
@@ -70,40 +70,40 @@ def goes_on_as_if_nothing_had_been(whole, work_dir) -> None:
     assert parts_of_files(work_dir) == []
 
 
-def dies_at_a_forced_moment(whole, work_dir, moment) -> None:
+def assert_unharmed_by_a_death_while_saving(whole, work_dir, moment) -> None:
     assert jobs.run([whole[0], "--work-dir", work_dir], spoil=moment) == -9
-    goes_on_as_if_nothing_had_been(whole, work_dir)
+    assert_goes_on_as_if_nothing_had_been(whole, work_dir)
 
 
-def dies_at_a_random_moment(whole, work_dir, seed) -> None:
+def assert_unharmed_by_a_death_at_random(whole, work_dir, seed) -> None:
     config, _, seconds = whole
     process = jobs.start([config, "--work-dir", work_dir])
     time.sleep(random.Random(seed).uniform(0.1, 0.95) * seconds)
     process.kill()
     process.join()
-    goes_on_as_if_nothing_had_been(whole, work_dir)
+    assert_goes_on_as_if_nothing_had_been(whole, work_dir)
 
 
 @pytest.mark.parametrize("moment", MOMENTS[:3], ids=lambda moment: f"{moment[0]}_{moment[1]}")
 def test_a_run_killed_while_saving_ends_as_the_whole_one(whole, tmp_path, moment):
-    dies_at_a_forced_moment(whole, tmp_path / "run", moment)
+    assert_unharmed_by_a_death_while_saving(whole, tmp_path / "run", moment)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_at_a_random_moment_ends_as_the_whole_one(whole, tmp_path, seed):
-    dies_at_a_random_moment(whole, tmp_path / "run", seed)
+    assert_unharmed_by_a_death_at_random(whole, tmp_path / "run", seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[0]}_{moment[1]}")
 def test_ten_runs_killed_while_saving_end_as_the_whole_one(whole, tmp_path, moment):
-    dies_at_a_forced_moment(whole, tmp_path / "run", moment)
+    assert_unharmed_by_a_death_while_saving(whole, tmp_path / "run", moment)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 20))
 def test_ten_runs_killed_at_random_moments_end_as_the_whole_one(whole, tmp_path, seed):
-    dies_at_a_random_moment(whole, tmp_path / "run", seed)
+    assert_unharmed_by_a_death_at_random(whole, tmp_path / "run", seed)
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_a_signal_finishes_the_step_saves_and_asks_to_be_started_again(whole, tm
     text = log.read_text()
     assert f"{name}: stopped after step {step} of 6; {work_dir}/last.pt holds step {step}" in text
     assert "Traceback" not in text
-    goes_on_as_if_nothing_had_been(whole, work_dir)
+    assert_goes_on_as_if_nothing_had_been(whole, work_dir)
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_a_signal_in_an_evaluation_leaves_it_owed(whole, tmp_path):
     argv = [whole[0], "--work-dir", work_dir]
     assert jobs.run(argv, spoil=("signalled_in_evaluation",)) == 75
     assert load_checkpoint(work_dir / "last.pt")["evaluated_step"] == 0
-    goes_on_as_if_nothing_had_been(whole, work_dir)
+    assert_goes_on_as_if_nothing_had_been(whole, work_dir)
 
 
 def test_a_second_signal_leaves_at_once_and_harms_no_file(whole, tmp_path):

@@ -97,15 +97,12 @@ def collect(
         UserError: as `gfl.evaluate`.
     """
     content = open_checkpoint(checkpoint)
-    changed = parse_config(merge_overrides(content["config"], overrides), str(checkpoint))
-    changed.data.spare(*outputs)
-    config = choose_layout(changed)[0].to_dict()
-    device = config.get("device")
+    config = parse_config(merge_overrides(content["config"], overrides), str(checkpoint))
+    config.data.spare(*outputs)
+    _require_whole_pictures(config, checkpoint)
+    content["config"] = choose_layout(config)[0].to_dict()
     # Not fused: the numbers are those of `gfl.evaluate`, to the rounding of the memory layout.
-    detector = detector_of(
-        {**content, "config": config}, str(checkpoint), device, False, False, False
-    )
-    _require_whole_pictures(detector.config, checkpoint)
+    detector = detector_of(content, str(checkpoint), config.device, fuse=False)
     dataset = build.build_dataset(detector.config, split, detector.class_names)
     dataset.require_distinct_image_ids()
     weights = f"{'ema' if content.get('ema') else content['weights']} weights"

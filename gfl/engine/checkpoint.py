@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from gfl.files import beside, replacing
 
 # 1: plain dict of model, class_map, config, step, epoch; last.pt adds what resuming needs.
 FORMAT_VERSION = 1
+# What zipfile raises for bytes that are no archive of ours: damaged or cut off, without our member,
+# encrypted, of an unknown compression or version (a RuntimeError or NotImplementedError).
+UNREADABLE_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    StopIteration,
+    ValueError,
+    RuntimeError,
+)
 
 
 @dataclass
@@ -184,7 +195,7 @@ def is_checkpoint(path: str | Path) -> bool:
             name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
             with archive.open(name) as file:
                 head = file.read(64)  # {"format": "gfl", ...
-    except Exception:  # damaged, encrypted, compressed otherwise: of many kinds
+    except UNREADABLE_ZIP:
         return False
     return b"format" in head and b"gfl" in head
 
