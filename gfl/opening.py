@@ -80,13 +80,11 @@ def _idle_rates(config: Config, model: nn.Module) -> list[str]:
     """Which learning rates are stated for modules that do not train."""
     train = config.train
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    stated = {name: f"train.lr_factors of {name}" for name in train.lr_factors}
+    stated = [(name, f"train.lr_factors of {name}") for name in train.lr_factors]
     if train.layer_decay is not None:
-        stated["backbone"] = "train.layer_decay"
+        stated.append(("backbone", "train.layer_decay"))
     idle = [
-        key
-        for module, key in stated.items()
-        if not any(name.startswith(module + ".") for name in trained)
+        key for module, key in stated if not any(name.startswith(module + ".") for name in trained)
     ]
     return [f"WARNING: {', '.join(idle)} changes nothing, since it is frozen"] if idle else []
 

@@ -20,14 +20,14 @@ from gfl.benchmark.onnx_latency import onnx_work
 from gfl.benchmark.peer import Peer, PeerMissing
 from gfl.benchmark.pipeline import data_pipeline
 from gfl.benchmark.record import Record, Spread, not_measured, record
-from gfl.benchmark.run import FIGURES, benchmark
+from gfl.benchmark.run import FIGURES, ON_REQUEST, benchmark
 from gfl.benchmark.setting import DEFAULTS, Setting, detector_config, setting
 from gfl.benchmark.start import start
 from gfl.benchmark.subjects import Training, random_batch, rivals
 from gfl.benchmark.table import number, table
 from gfl.benchmark.timing import interleaved
 from gfl.benchmark.training_step import training_step
-from gfl.cli.benchmark import main
+from gfl.cli.benchmark import USUAL, main
 from gfl.errors import UserError
 
 TINY = Setting(
@@ -522,3 +522,7 @@ def test_light_networks_stand_beside_the_smallest(tmp_path, monkeypatch):
         "3.21 million parameters, 80 classes",
     ]
     assert all(row.low <= row.median <= row.high for row in rows)
+
+
+def test_the_command_knows_what_is_measured_without_only():
+    assert USUAL == tuple(name for name in FIGURES if name not in ON_REQUEST)

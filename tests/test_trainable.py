@@ -115,12 +115,12 @@ def test_the_longest_name_decides_and_decay_multiplies():
 
 
 def test_rates_of_what_is_frozen_are_told(folder):
-    stated = {"freeze": ["backbone"], "layer_decay": 0.5, "lr_factors": {"backbone.layer1": 0.1}}
+    stated = {"freeze": ["backbone"], "layer_decay": 0.5, "lr_factors": {"backbone": 0.1}}
     config = tiny_config(folder, **stated)
     model = build.build_model(config, 3)
     freeze(model, config.train.freeze)
     [line] = _idle_rates(config, model)
-    assert "train.lr_factors of backbone.layer1, train.layer_decay changes nothing" in line
+    assert "train.lr_factors of backbone, train.layer_decay changes nothing" in line
     assert _idle_rates(tiny_config(folder, lr_factors={"neck": 0.5}), model) == []
 
 

@@ -13,8 +13,14 @@ MEASURED = (
     *("device", "size", "batch", "backbone", "precision", "repeats", "threads", "only", "pictures"),
     *("eval_images", "peer", "onnx"),
 )
-# What only some figures look at.
-NEEDED = {"pictures": ("data",), "eval_images": ("eval",), "peer": ("train", "infer")}
+# What is measured without --only; and options that only some figures look at.
+USUAL = ("train", "infer", "data", "eval", "start", "memory")
+NEEDED = {
+    "pictures": ("data",),
+    "eval_images": ("eval",),
+    "peer": ("train", "infer"),
+    "onnx": ("onnx",),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,14 +112,12 @@ def benchmark(args: argparse.Namespace) -> None:
             option = "--" + name.replace("_", "-")
             raise UserError(f"{option} belongs to --plan, which is not given.")
     for name, figures in NEEDED.items():
-        if getattr(args, name) and args.only and not set(figures) & set(args.only):
+        if getattr(args, name) and not set(figures) & set(args.only or USUAL):
             option = "--" + name.replace("_", "-")
             raise UserError(
                 f"{option} is for --only {' or '.join(figures)}, which is not asked for: leave "
                 f"{option} out, or add it."
             )
-    if args.onnx and "onnx" not in args.only:
-        raise UserError("--onnx is for --only onnx: add it.")
     import torch
 
     from gfl.benchmark.run import benchmark as measure

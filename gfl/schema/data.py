@@ -277,9 +277,11 @@ class Data(Section):
         root = Path(self.path).resolve() if self.path else None
         for output in (Path(output) for output in outputs if output is not None):
             place = output.resolve()
-            inside = root is not None and root in place.parents and place.is_file()
-            parts = set(place.relative_to(root).parts) if inside else set()
-            if place in own or place == root or parts & FOLDERS or inside and place.suffix in LISTS:
+            is_own = place in own or place == root
+            if root is not None and root in place.parents and place.is_file():
+                folders = set(place.relative_to(root).parts)
+                is_own = is_own or bool(folders & FOLDERS) or place.suffix in LISTS
+            if is_own:
                 raise UserError(f"{output} is a file of the data set: choose another place.")
 
     def sources(self, split: str) -> list[Source]:
