@@ -45,6 +45,7 @@ class ImageMeta:
         input_size: (h, w) after resizing, without padding.
         scale: (sx, sy), factors from original to input pixels.
         others: ids of further images that a composed one shows (mosaic, mix-up, copy-paste).
+        stands_in_for: in training, why another image could not be read, whose place it takes.
     """
 
     image_id: int
@@ -52,6 +53,7 @@ class ImageMeta:
     input_size: tuple[int, int]
     scale: tuple[float, float]
     others: tuple[int, ...] = ()
+    stands_in_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ class Predictions(OnDevice):
 def expected_score(logits: Tensor) -> Tensor:
     """Mean of a distribution over the scores 0, 1 / (S - 1) ... 1: (..., S) logits to (...)."""
     scores = torch.arange(logits.shape[-1], device=logits.device, dtype=logits.dtype)
-    return logits.softmax(-1) @ (scores / (logits.shape[-1] - 1))
+    mean = logits.softmax(-1) @ (scores / (logits.shape[-1] - 1))
+    return mean.clamp(max=1)  # the sum is rounded
 
 
 @dataclass(frozen=True)

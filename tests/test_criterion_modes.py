@@ -289,6 +289,33 @@ def test_huge_half_precision_logits_give_finite_losses_and_gradients(mode, size,
             assert leaf is None or leaf.grad.isfinite().all()
 
 
+SPOILED = [
+    (mode, 1, leaf)
+    for mode, row in QUALITY_MODES.items()
+    for leaf in ("cls", "box", *(["quality"] if row.branch or row.predictor else []))
+]
+
+
+@pytest.mark.parametrize(
+    ("mode", "bins", "leaf"), [*SPOILED, ("joint", 5, "cls"), ("joint", 5, "box")]
+)
+def test_a_logit_that_is_no_number_gives_no_number_and_no_error(mode, bins, leaf):
+    grid, quality = pyramid(96, 128), QUALITY_MODES[mode]
+    has_quality = quality.branch or quality.predictor
+    count = grid.strides.shape[0]
+    shapes = {"cls": (1, count, 3), "box": (1, count, 68), "quality": (1, count, 1)}
+    if bins > 1:
+        shapes["cls"] = (1, count, 3, bins)
+    logits = {name: torch.randn(shape) for name, shape in shapes.items()}
+    logits[leaf].fill_(torch.nan)
+    predictions = Predictions(
+        logits["cls"], logits["box"], grid, logits["quality"] if has_quality else None
+    )
+    targets = make_targets([random_boxes(3, 96, 128)], size=(96, 128))
+    losses = GFLCriterion(ATSSAssigner(), GeneralBox(16), quality=quality)(predictions, targets)
+    assert sum(losses.values()).isnan()
+
+
 # Rows of one's own --------------------------------------------------------------------------------
 
 

@@ -29,6 +29,9 @@ def test_expected_score_by_hand():
     logits = torch.tensor([0.1, 0.2, 0.7]).log()
     assert expected_score(logits).item() == pytest.approx(0.2 * 0.5 + 0.7)
     assert expected_score(torch.tensor([0.0, 100.0])).item() == 1.0
+    for bins in range(2, 120):  # rounded, yet never above 1
+        assert expected_score(torch.eye(bins)[-1] * 100).item() == pytest.approx(1.0, abs=1e-6)
+        assert expected_score(torch.eye(bins)[-1] * 100).item() <= 1.0
 
 
 def test_loss_by_hand():
@@ -147,3 +150,9 @@ def test_training_continues_from_rows_of_the_same_classes(tmp_path):
     for row, name in ((0, "disc"), (2, "square")):
         assert torch.equal(ours[row], source[order.index(name)])
     assert not torch.equal(ours[1], source[0]) and not torch.equal(ours[1], source[1])
+
+
+def test_an_expectation_that_is_its_label_has_a_finite_gradient_for_a_fractional_beta():
+    logits = torch.zeros(1, 2, requires_grad=True)
+    score_distribution_loss(logits, torch.tensor([0.5]), 0.5).sum().backward()
+    assert logits.grad.isfinite().all()

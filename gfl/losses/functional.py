@@ -50,14 +50,19 @@ def quality_focal_loss_of_scores(scores: Tensor, target: Tensor, beta: float = 2
         beta: focusing power, any value >= 0.
 
     Returns:
-        (..., C) loss, unreduced.
+        (..., C) loss, unreduced; NaN where a score or a label is.
 
     Source: arXiv 2011.12885; GFocalV2 `quality_focal_loss` (use_sigmoid=False).
     """
     if beta < 0:
         raise ValueError(f"beta is {beta}, expected a value >= 0")
     distance = (target - scores).abs().clamp(min=MIN_DISTANCE)
-    return F.binary_cross_entropy(scores, target, reduction="none") * distance.pow(beta)
+    # torch's cross-entropy stops the program at a NaN, on a GPU for good.
+    is_number = ~(scores + target).isnan()
+    cross_entropy = F.binary_cross_entropy(
+        scores.where(is_number, 0.0), target.where(is_number, 0.0), reduction="none"
+    )
+    return (cross_entropy * distance.pow(beta)).where(is_number, torch.nan)
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -112,13 +117,14 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
         target: (...) in [0, n], in bins.
 
     Returns:
-        (...) loss, unreduced. Its minimum is reached where the expectation is the target.
+        (...) loss, unreduced. Its minimum is reached where the expectation is the target. NaN
+        where the target is.
 
     Source: arXiv 2006.04388 equation 6; mmdet `distribution_focal_loss`.
     """
     left = target.floor().clamp(max=logits.shape[-1] - 2)  # n itself is all on its right
     right_weight = (target - left)[..., None]
-    left_index = left.long()[..., None]
+    left_index = left.nan_to_num(0).long()[..., None]
     log_probability = F.log_softmax(logits, dim=-1)
     log_left = log_probability.gather(-1, left_index)
     log_right = log_probability.gather(-1, left_index + 1)
