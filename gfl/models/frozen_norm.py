@@ -21,7 +21,7 @@ class NormedConv2d(nn.Conv2d):
     norm: tuple["AppliedNorm"]  # in a tuple, so that it is not a part of this module too
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """(C,) factor and summand of each output channel."""
+        """(channels,) factor and summand of each output channel."""
         norm = self.norm[0]
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
@@ -55,30 +55,21 @@ class _ScaledConvolution(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
         needs_x, needs_weight, needs_scale, needs_shift, _ = ctx.needs_input_grad
-
-        def convolution_backward(weight: Tensor, *mask: bool):
-            return torch.ops.aten.convolution_backward(
-                gradient,
-                x,
-                weight.to(x.dtype),
-                [len(scale)],
-                stride,
-                padding,
-                dilation,
-                False,
-                [0, 0],
-                groups,
-                mask,
-            )
-
-        # One after the other: the product, as large as the weights, is gone when its gradient
-        # comes, which does not depend on its values.
-        of_x = None
-        if needs_x:
-            of_x, _, _ = convolution_backward(_scaled(weight, scale), True, False, False)
-        _, of_product, of_shift = convolution_backward(
-            weight, False, needs_weight or needs_scale, needs_shift
+        product = _scaled(weight, scale) if needs_x else weight  # whose values are not used then
+        of_x, of_product, of_shift = torch.ops.aten.convolution_backward(
+            gradient,
+            x,
+            product.to(x.dtype),
+            [len(scale)],
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            [needs_x, needs_weight or needs_scale, needs_shift],
         )
+        del product
         of_weight = of_scale = None
         if of_product is not None:
             of_product = of_product.to(weight.dtype)
@@ -89,7 +80,7 @@ class _ScaledConvolution(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(C,) sums of a * b over all but the first dimension, in parts of at most a few MiB."""
+    """(channels,) sums of a * b over all but the first dimension, in parts of at most a few MiB."""
     rows = max(1, MOST_AT_ONCE // a[0].numel())
     parts = zip(a.split(rows), b.split(rows), strict=True)
     return torch.cat([(x * y).sum((1, 2, 3)) for x, y in parts])
