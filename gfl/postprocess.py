@@ -67,7 +67,7 @@ class Postprocess:
             rescale: give boxes in pixels of the original image, else of the network input.
         """
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
-            scores = self.class_scores(predictions)
+            scores = self.detection_scores(predictions)
             return [
                 self._one_image(
                     scores[i], predictions.box_logits[i], predictions.grid, meta, rescale
@@ -75,8 +75,8 @@ class Postprocess:
                 for i, meta in enumerate(metas)
             ]
 
-    def class_scores(self, predictions: Predictions) -> Tensor:
-        """(B, N, C) scores of what detections are made of."""
+    def detection_scores(self, predictions: Predictions) -> Tensor:
+        """(B, N, C) joint scores of the classes that detections may have."""
         scores = predictions.joint_scores()
         return scores[..., :-1] if self.background_channel else scores
 
@@ -86,8 +86,8 @@ class Postprocess:
         location, label = self._candidates(scores, grid.level_counts)
         score = scores[location, label]
         stride = grid.strides[location][:, None]
-        ltrb = self.box.ltrb_cells(box_logits[location].float()) * stride
-        boxes = clip_boxes(ltrb_to_xyxy(grid.centers[location], ltrb), meta.input_size)
+        boxes = self.box.boxes(box_logits[location], grid.centers[location], stride)
+        boxes = clip_boxes(boxes, meta.input_size)
         scale = boxes.new_tensor(meta.scale * 2) if rescale else boxes.new_ones(4)
         boxes = boxes / scale
 

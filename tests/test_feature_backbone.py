@@ -14,6 +14,7 @@ from gfl.build import build_criterion, build_model
 from gfl.build.model import build_backbone
 from gfl.config import parse_config
 from gfl.errors import UserError
+from gfl.models import feature_backbone
 from gfl.models.backbone import ResNet
 from gfl.models.feature_backbone import FeatureBackbone
 from gfl.models.feature_networks import stride_of, torchvision_features, torchvision_network
@@ -198,6 +199,18 @@ def test_parameters_that_no_used_map_needs_do_not_train():
     parts = {".".join(name.split(".")[1:4]) for name in idle}
     assert parts == {"incre_modules.0.0", "stage4.0.fuse_layers"}
     assert count == 4 and not idle & set(outputs)
+
+
+def test_a_parameter_that_no_map_needs_does_not_train_whatever_the_pyramid_asks(monkeypatch):
+    def but_one(backbone):
+        outputs, count = dependent_outputs(backbone)
+        del outputs["body.conv1.weight"]
+        return outputs, count
+
+    monkeypatch.setattr(feature_backbone, "dependent_outputs", but_one)
+    backbone = FeatureBackbone("torchvision/resnet18", norm="batch", num_features=5)
+    idle = [name for name, p in backbone.named_parameters() if not p.requires_grad]
+    assert "body.conv1.weight" in idle and "body.layer4.0.conv1.weight" not in idle
 
 
 def test_more_frozen_stages_than_there_are():

@@ -30,6 +30,24 @@ PER_LEVEL = BlockOptions("depthwise", 3, "batch", norm_levels=2)
 SMALL_HEAD = {"channels": 16, "stacked_convs": 1, "norm": "batch"}
 
 
+def test_a_neck_of_ones_own_needs_strides_alone(monkeypatch):
+    class LastMap(nn.Module):
+        """One level of the coarsest map."""
+
+        def __init__(self, in_channels, strides, channels):
+            super().__init__()
+            self.reduce = nn.Conv2d(in_channels[-1], channels, 1)
+            self.channels, self.strides = channels, strides[-1:]
+
+        def forward(self, features):
+            return [self.reduce(features[-1])]
+
+    monkeypatch.setitem(NECKS, "last", LastMap)
+    config = small(neck={"name": "last", "channels": 16})
+    predictions = build_model(config, 2)(torch.zeros(1, 3, 64, 96))
+    assert predictions.cls_logits.shape == (1, 2 * 3, 2)
+
+
 def message_of(model: dict) -> str:
     with pytest.raises(UserError) as caught:
         parse_config({"model": model})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gfl.analysis.consistency import wrong_pairs
 from gfl.analysis.records import BACKGROUND_IOU
-from gfl.boxes import ltrb_to_xyxy, pairwise_iou
+from gfl.boxes import pairwise_iou
 from gfl.structures import Detections, ImageMeta, Predictions
 
 # Locations of each kind that are drawn of an image.
@@ -83,8 +83,7 @@ class QualityWatch:
     def _draw(self, predictions: Predictions, scores: Tensor, row: int, meta: ImageMeta) -> Tensor:
         """(n, 4) class score, quality, IoU, and 1 for a location on an object, of one image."""
         grid, box = predictions.grid, self._postprocess.box
-        ltrb = box.ltrb_cells(predictions.box_logits[row].float()) * grid.strides[:, None]
-        boxes = ltrb_to_xyxy(grid.centers, ltrb)
+        boxes = box.boxes(predictions.box_logits[row], grid.centers, grid.strides[:, None])
         boxes = boxes / boxes.new_tensor(meta.scale * 2)
         iou, with_crowd = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes))
         for entry in self._truth.imgToAnns.get(meta.image_id, []):

@@ -74,7 +74,7 @@ def _in_any(grid: Grid, targets: Targets, test: Callable[[Tensor], Tensor]) -> T
 
     Args:
         grid, targets: locations and regions.
-        test: (B, 1, K, 4) regions to (B, N, K) bool.
+        test: (B, 1, I, 4) regions to (B, N, I) bool.
     """
     shape = (targets.boxes.shape[0], grid.strides.shape[0])
     found = torch.zeros(shape, dtype=torch.bool, device=grid.strides.device)

@@ -151,7 +151,7 @@ def build_model(
     )
     if model.backbone.resolved_norm == "sync":
         neck, head = map(nn.SyncBatchNorm.convert_sync_batchnorm, (neck, head))
-    return GFLDetector(backbone, neck, head, model.grid_origin)
+    return GFLDetector(backbone, neck, head, model.grid_origin, num_features)
 
 
 def _build_neck(model: Model, backbone: nn.Module, num_features: int) -> nn.Module:
@@ -176,7 +176,10 @@ def agreed_num_classes(config: Config, from_data: int | None) -> int:
     """The number of classes that config and data agree on."""
     stated = config.model.num_classes
     if from_data is None and stated is None:
-        raise UserError("the number of classes is unknown: set model.num_classes, or give data.")
+        raise UserError(
+            "the number of classes is unknown, which a training takes from its data: set "
+            "model.num_classes=80, or call build_model(config, num_classes=80)."
+        )
     if None not in (from_data, stated) and from_data != stated:
         raise UserError(
             f"model.num_classes is {stated}, but the data has {from_data} classes. Leave "

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfl.boxes import ltrb_to_xyxy
 from gfl.grid import compute_grid
 from gfl.models.deformable import DeformableConv2d
 from gfl.models.detector import GFLDetector
@@ -55,7 +54,7 @@ class Raw(ExportForm):
 
     def forward(self, images: Tensor, input_sizes: Tensor) -> tuple[Tensor, ...]:
         found = self.predictions(images, input_sizes)
-        return self.postprocess.class_scores(found), self.box.distributions(found.box_logits)
+        return self.postprocess.detection_scores(found), self.box.distributions(found.box_logits)
 
 
 class Decoded(ExportForm):
@@ -67,9 +66,9 @@ class Decoded(ExportForm):
     def forward(self, images: Tensor, input_sizes: Tensor) -> tuple[Tensor, ...]:
         found = self.predictions(images, input_sizes)
         stride = found.grid.strides[:, None]
-        boxes = ltrb_to_xyxy(found.grid.centers, self.box.ltrb_cells(found.box_logits) * stride)
+        boxes = self.box.boxes(found.box_logits, found.grid.centers, stride)
         edge_std = self.box.edge_std_cells(found.box_logits) * stride
-        return boxes, self.postprocess.class_scores(found), edge_std
+        return boxes, self.postprocess.detection_scores(found), edge_std
 
 
 class Final(ExportForm):
@@ -85,10 +84,10 @@ class Final(ExportForm):
     def forward(self, images: Tensor, input_sizes: Tensor) -> tuple[Tensor, ...]:
         rules = self.postprocess
         found = self.predictions(images, input_sizes)
-        scores, location = self.candidates(rules.class_scores(found), found.grid.level_counts)
+        scores, location = self.candidates(rules.detection_scores(found), found.grid.level_counts)
         logits = _rows(found.box_logits, location)
         stride = found.grid.strides[location][..., None]
-        boxes = ltrb_to_xyxy(found.grid.centers[location], self.box.ltrb_cells(logits) * stride)
+        boxes = self.box.boxes(logits, found.grid.centers[location], stride)
         limits = input_sizes.flip(1).repeat(1, 2)[:, None].float()
         boxes = torch.minimum(boxes.clamp(min=0), limits)
         has_area = ((boxes[..., 2:] - boxes[..., :2]) > 0).all(-1)

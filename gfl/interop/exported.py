@@ -9,6 +9,7 @@ from torch import Tensor
 from gfl.boxes import xyxy_to_ltrb
 from gfl.errors import UserError
 from gfl.grid import make_grid
+from gfl.models.box_representation import BoxRepresentation
 from gfl.postprocess import Postprocess
 from gfl.structures import Detections, Grid, ImageMeta, Predictions
 
@@ -100,8 +101,8 @@ class ExportedForm:
         return found
 
 
-class DecodedSides:
-    """Stands where a box representation stands, for sides that are decoded already.
+class DecodedSides(BoxRepresentation):
+    """Sides that are decoded already.
 
     Its channels are four expected distances and their four deviations, in strides.
     """

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gfl.boxes import aligned_iou, centerness, ltrb_to_xyxy, xyxy_to_ltrb
+from gfl.boxes import aligned_iou, centerness, xyxy_to_ltrb
 from gfl.distributed import sum_over_ranks, world_size
 from gfl.losses.functional import (
     focal_loss,
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 class _Slots:
     """What is known at the M locations of each image that include its positives.
 
-    Lengths are in strides of each location, the unit of all box arithmetic here, as in the
-    reference.
+    What ends in `_cells` is in strides of each location, the unit of all box arithmetic here, as
+    in the reference.
 
     Attributes:
         index: (B, M) location.
         positive: (B, M) bool.
         box_logits: (B, M, K).
-        boxes, gt_boxes: (B, M, 4) xyxy, predicted and true.
-        gt_ltrb: (B, M, 4) true distances.
+        boxes_cells, gt_boxes_cells: (B, M, 4) xyxy, predicted and true.
+        gt_ltrb_cells: (B, M, 4) true distances.
         gt_labels: (B, M).
         iou: (B, M) of predicted and true box, detached, 0 where not positive.
     """
@@ -47,9 +47,9 @@ class _Slots:
     index: Tensor
     positive: Tensor
     box_logits: Tensor
-    boxes: Tensor
-    gt_boxes: Tensor
-    gt_ltrb: Tensor
+    boxes_cells: Tensor
+    gt_boxes_cells: Tensor
+    gt_ltrb_cells: Tensor
     gt_labels: Tensor
     iou: Tensor
 
@@ -143,13 +143,13 @@ class GFLCriterion:
         num_positives, weight_sum = self._normalisers(slots.positive, weight)
 
         cls = self._class_loss(predictions, assignment, slots, target).sum()
-        giou = (giou_loss(slots.boxes, slots.gt_boxes) * weight).sum()
+        giou = (giou_loss(slots.boxes_cells, slots.gt_boxes_cells) * weight).sum()
         losses = {
             "loss_cls": self.cls_weight * cls / num_positives,
             "loss_box": self.giou_weight * giou / weight_sum,
         }
         if self.box.density_name and self.dfl_weight:
-            density = self.box.density_loss(slots.box_logits, slots.gt_ltrb)
+            density = self.box.density_loss(slots.box_logits, slots.gt_ltrb_cells)
             density = (density * weight).sum()
             losses[self.box.density_name] = self.dfl_weight * density / weight_sum
         if self.quality.branch:
@@ -171,10 +171,8 @@ class GFLCriterion:
     def candidates(self, predictions: Predictions) -> Candidates:
         """Scores and boxes of all locations, for assigners that compare them with the objects."""
         grid = predictions.grid
-        ltrb = self.box.ltrb_cells(predictions.box_logits.float()) * grid.strides[:, None]
-        return Candidates(
-            predictions.joint_scores(), ltrb_to_xyxy(grid.centers.expand_as(ltrb[..., :2]), ltrb)
-        )
+        boxes = self.box.boxes(predictions.box_logits, grid.centers, grid.strides[:, None])
+        return Candidates(predictions.joint_scores(), boxes)
 
     def _slots(self, predictions: Predictions, targets: Targets, assignment: Assignment) -> _Slots:
         grid, index, positive = predictions.grid, assignment.slots, assignment.slot_positive
@@ -183,14 +181,14 @@ class GFLCriterion:
         centers = grid.centers[index] / stride
         gt_row = assignment.gt_index.gather(1, index).clamp(min=0)
         gt_boxes = _rows(targets.boxes, gt_row) / stride
-        boxes = ltrb_to_xyxy(centers, self.box.ltrb_cells(box_logits))
+        boxes = self.box.boxes(box_logits, centers)
         return _Slots(
             index,
             positive,
             box_logits,
             boxes,
             gt_boxes,
-            gt_ltrb=xyxy_to_ltrb(centers, gt_boxes),
+            gt_ltrb_cells=xyxy_to_ltrb(centers, gt_boxes),
             gt_labels=_rows(targets.labels[..., None], gt_row)[..., 0],
             iou=aligned_iou(boxes.detach(), gt_boxes) * positive,
         )
@@ -198,7 +196,7 @@ class GFLCriterion:
     def _quality_target(self, slots: _Slots) -> Tensor | None:
         """(B, M) what the quality mode judges positives by, 0 elsewhere; None for nothing."""
         if self.quality.target == "centerness":
-            return centerness(slots.gt_ltrb) * slots.positive
+            return centerness(slots.gt_ltrb_cells) * slots.positive
         return slots.iou if self.quality.target == "iou" else None
 
     def _box_weight(self, predictions: Predictions, slots: _Slots, target: Tensor | None) -> Tensor:

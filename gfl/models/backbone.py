@@ -13,6 +13,7 @@ from gfl.models.deformable import make_deformable
 from gfl.models.frozen_norm import fold_frozen_norms
 from gfl.models.narrow_resnet import NarrowResNet
 from gfl.models.res2net import Res2Net
+from gfl.models.trainable import keep_statistics
 
 # Constructors without weights, and the published ImageNet weights of each: a torchvision name, or
 # "timm/MODEL" where torchvision has none; None where there are none at all.
@@ -89,9 +90,7 @@ class ResNet(nn.Module):
     def train(self, mode: bool = True) -> "ResNet":
         super().train(mode)
         for part in (self,) if self.frozen_statistics else self.frozen_parts:
-            for module in part.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+            keep_statistics(part)
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:

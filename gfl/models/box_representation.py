@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfl.boxes import ltrb_to_xyxy
 from gfl.losses.functional import distribution_focal_loss, expectation, gaussian_nll_loss
 
 # A side whose logit is 0, in strides: half of ATSS's anchor.
@@ -38,6 +39,20 @@ class BoxRepresentation(ABC):
     @abstractmethod
     def ltrb_cells(self, box_logits: Tensor) -> Tensor:
         """Distances to the sides: (..., K) to (..., 4) ltrb in strides."""
+
+    def boxes(self, box_logits: Tensor, centers: Tensor, strides: Tensor | float = 1.0) -> Tensor:
+        """Decode boxes.
+
+        Args:
+            box_logits: (..., K).
+            centers: (..., 2) x, y of their locations.
+            strides: (..., 1) in the unit of `centers`; 1 where that is the stride.
+
+        Returns:
+            (..., 4) xyxy in the unit and frame of `centers`, not clipped.
+        """
+        ltrb = self.ltrb_cells(box_logits.float()) * strides
+        return ltrb_to_xyxy(centers, ltrb)
 
     def density_loss(self, box_logits: Tensor, target_cells: Tensor) -> Tensor:
         """Mean over the four sides of a loss that shapes their distributions.

@@ -17,16 +17,23 @@ class GFLDetector(nn.Module):
         neck: the last stage outputs to pyramid levels; has `strides`.
         head: levels to flat logits.
         grid_origin: a name of `gfl.grid.ORIGINS`.
+        num_features: how many of the stage outputs the neck takes.
     """
 
     def __init__(
-        self, backbone: nn.Module, neck: nn.Module, head: nn.Module, grid_origin: str = "corner"
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        grid_origin: str = "corner",
+        num_features: int = 3,
     ):
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.head = head
         self.grid_origin = grid_origin
+        self.num_features = num_features
         self.frozen: tuple[str, ...] = ()
 
     def freeze(self, prefixes: tuple[str, ...]) -> None:
@@ -49,7 +56,7 @@ class GFLDetector(nn.Module):
         Returns:
             The head's logits, and (h, w) of each level.
         """
-        levels = self.neck(self.backbone(images)[-len(self.neck.lateral) :])
+        levels = self.neck(self.backbone(images)[-self.num_features :])
         sizes = [tuple(level.shape[-2:]) for level in levels]
         return self.head(levels), sizes
 

@@ -82,8 +82,9 @@ class FeatureBackbone(nn.Module):
         outputs, count = dependent_outputs(self)
         stages = {name: numbers[0] for name, numbers in outputs.items()}
         for name, parameter in self.named_parameters():
-            reaches_the_pyramid = outputs.get(name, [0])[-1] > count - num_features
-            parameter.requires_grad_(reaches_the_pyramid and stages[name] > frozen_stages)
+            numbers = outputs.get(name)  # None where no output depends on it
+            reaches_the_pyramid = numbers is not None and numbers[-1] > count - num_features
+            parameter.requires_grad_(reaches_the_pyramid and numbers[0] > frozen_stages)
         self.frozen_norms = tuple(
             name
             for name, module in self.named_modules()

@@ -28,7 +28,8 @@ def folded(backbone: nn.Module) -> nn.Module:
     picture, is given back as it is: folding is for speed alone.
     """
     backbone = backbone.eval()
-    images = torch.rand(1, 3, *PICTURE, device=next(backbone.parameters()).device)
+    images = torch.rand(1, 3, *PICTURE, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(backbone.parameters()).device)
     try:
         inner = copy.deepcopy(backbone)
         bake(inner)
