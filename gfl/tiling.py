@@ -9,13 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gfl.data.tile_layout import tile_places, windows
+from gfl.data.tile_layout import tile_places
 from gfl.data.tiles import TileViews
 from gfl.detections import Detections, concatenate
 from gfl.errors import UserError
 from gfl.postprocess import class_wise_nms
-
-__all__ = ["TileJoin", "Tiling", "merge", "windows"]
 
 # A box whose edge is that near to a window's inner border may be a part of an object, pixels.
 BORDER = 3.0

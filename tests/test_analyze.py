@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from builders import tiny_config, write_coco
@@ -14,6 +15,7 @@ from test_tide import KINDS
 import gfl
 import gfl.quality
 from gfl.analysis.edge_blur import read_edge_blur
+from gfl.analysis.gallery import _curve
 from gfl.analysis.run import analyze, report_numbers
 from gfl.analysis.sections import QUALITY_MODES
 from gfl.analysis.temperature import KEY, stored_temperature
@@ -362,3 +364,14 @@ def test_a_browser_shows_the_page_without_complaint(browser, report, tmp_path):
 def test_a_format_that_auto_finds_is_read(checkpoint, folder, tmp_path):
     assert run(checkpoint, "data.format=auto", "--out", tmp_path) == 0
     assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_a_flat_distribution_over_many_bins_is_drawn_from_end_to_end(side):
+    """401 bins: none has a probability that could be seen by itself."""
+    positions, box = np.linspace(20.0, 60.0, 401), np.array([10.0, 30, 50, 70])
+    drawn = _curve(np.full(401, 1 / 401), positions, box, side)
+    assert drawn.count("L") == 402
+    base = 50 if side % 2 == 0 else 30  # the middle of the box
+    ends = (f"M20.0 {base}.0", f"60.0 {base}.0Z") if side % 2 == 0 else (f"M{base}.0 20.0",)
+    assert all(end in drawn for end in ends)

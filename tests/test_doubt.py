@@ -58,8 +58,8 @@ def test_partial_spearman_by_hand():
 def test_groups_are_of_equal_number_the_surest_first():
     found = groups(np.array([4.0, 1, 3, 2]), np.array([40.0, 10, 30, 10]), 2)
     assert [one["sides"] for one in found] == [2, 2]
-    assert found[0] == {"predicted": np.sqrt(2.5), "measured": 10.0, "sides": 2}
-    assert found[1]["measured"] == pytest.approx(np.sqrt(1250))
+    assert found[0] == {"by": np.sqrt(2.5), "value": 10.0, "sides": 2}
+    assert found[1]["value"] == pytest.approx(np.sqrt(1250))
     assert groups(np.zeros(0), np.zeros(0)) == [] and len(groups(np.ones(3), np.ones(3))) == 3
 
 

@@ -9,21 +9,19 @@ from gfl.analysis.matching import best_overlap, spearman
 def test_each_detection_gets_the_object_of_its_class_it_overlaps_most():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     true = torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 8], [0, 0, 10, 10]])
-    iou, row = best_overlap(boxes, torch.tensor([0, 1, 0]), true, torch.tensor([0, 0, 1]))
+    iou = best_overlap(boxes, torch.tensor([0, 1, 0]), true, torch.tensor([0, 0, 1]))
     assert iou.tolist() == pytest.approx([0.8, 1.0, 0.0])
-    assert row.tolist() == [1, 2, -1]
 
 
 @pytest.mark.parametrize(("detections", "objects"), [(0, 2), (2, 0), (0, 0)])
 def test_no_detections_or_no_objects(detections, objects):
-    iou, row = best_overlap(
+    iou = best_overlap(
         torch.ones(detections, 4),
         torch.zeros(detections, dtype=torch.long),
         torch.ones(objects, 4),
         torch.zeros(objects, dtype=torch.long),
     )
     assert iou.tolist() == [0.0] * detections
-    assert row.tolist() == [-1] * detections
 
 
 def test_spearman_by_hand():

@@ -15,9 +15,10 @@ from conftest import REPOSITORY
 
 from gfl.build import build_model
 from gfl.config import parse_config
+from gfl.data.tile_layout import windows
 from gfl.predictor import Detector
 from gfl.structures import Detections
-from gfl.tiling import merge, windows
+from gfl.tiling import merge
 
 
 def found(*rows) -> Detections:
@@ -236,3 +237,9 @@ def test_an_object_larger_than_the_overlap_is_found_in_the_whole_view():
     gap = (got.boxes - torch.tensor([400.0, 500.0, 2500.0, 2600.0])).abs().amax(1)
     assert gap.min() < 3100 / 1024  # a pixel of the whole view
     assert len(got.filter(0.0)) < 8  # pieces of its inside, that no border tells apart
+
+
+@pytest.mark.parametrize(("edge", "left"), [(97.1, 1), (96.9, 2)])
+def test_a_part_may_end_a_little_before_the_border(edge, left):
+    parts = [found(([80, 20, edge, 50], 0.95, 0)), found(([20, 20, 90, 50], 0.6, 0))]
+    assert len(merge(parts, [LEFT, RIGHT], (100, 160), 0.6, 100)) == left

@@ -27,7 +27,7 @@ def score_iou_correlation(results: list[dict], truth: COCO) -> float | None:
             objects[entry["image_id"]].append(entry)
     scores, overlaps = [], []
     for image_id, found in detections.items():
-        iou, _ = best_overlap(*_boxes(found), *_boxes(objects[image_id]))
+        iou = best_overlap(*_boxes(found), *_boxes(objects[image_id]))
         scores += [entry["score"] for entry in found]
         overlaps += iou.tolist()
     return spearman(scores, overlaps)

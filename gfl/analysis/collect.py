@@ -1,7 +1,5 @@
 """One pass of a checkpoint over a split: everything that the statistics need."""
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from gfl.analysis.quality import QualitySamples, QualityWatch
 from gfl.automatic import choose_layout
 from gfl.config import Config, merge_overrides, parse_config
 from gfl.conversion import open_checkpoint
+from gfl.data.coco_truth import coco_of
 from gfl.engine.evaluate import detect
 from gfl.errors import UserError
 from gfl.predictor import detector_of
@@ -64,15 +63,12 @@ class FirstImages:
 
     def ground_truth(self) -> COCO:
         whole, kept = self._whole.ground_truth(), set(self.image_ids.tolist())
-        truth = COCO()
-        truth.dataset = {
+        content = {
             **whole.dataset,
             "images": [i for i in whole.dataset["images"] if i["id"] in kept],
             "annotations": [a for a in whole.dataset["annotations"] if a["image_id"] in kept],
         }
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            truth.createIndex()
-        return truth
+        return coco_of(content)
 
 
 def collect(

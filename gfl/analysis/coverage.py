@@ -16,7 +16,7 @@ MIN_SIDES, MIN_IMAGES = 200, 10
 # Standard errors to both sides of a 95 % confidence interval.
 CONFIDENCE = 1.96
 # Tried temperatures: 5 % apart, 1 among them.
-TEMPERATURES = np.exp(np.linspace(np.log(0.1), np.log(10), 97))
+TEMPERATURES = np.exp(np.log(10) * np.linspace(-1, 1, 97))
 
 
 @dataclass(frozen=True)

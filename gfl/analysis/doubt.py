@@ -19,7 +19,7 @@ GROUPS = 10
 
 def doubt_and_error(records: Records) -> dict:
     """For each of `SIDES` and "all": the numbers above, and their count."""
-    errors, kept, size = _correct_sides(records)
+    errors, kept, size = correct_sides(records)
     found = {}
     for name, mine in _by_side(kept):
         found[name] = {
@@ -38,7 +38,7 @@ def doubt_and_blur(records: Records) -> dict | None:
     """
     if records.objects.blur is None:
         return None
-    _, kept, size = _correct_sides(records)
+    _, kept, size = correct_sides(records)
     blur = true_blur(records)
     found = {}
     for name, mine in _by_side(kept & np.isfinite(blur)):
@@ -58,30 +58,24 @@ def true_blur(records: Records) -> np.ndarray:
     return blur
 
 
-def groups(predicted: np.ndarray, measured: np.ndarray, count: int = GROUPS) -> list[dict]:
-    """Sides in groups of equal size by what was predicted; both as roots of mean squares.
+def groups(by: np.ndarray, values: np.ndarray, count: int = GROUPS) -> list[dict]:
+    """Sides in groups of equal size by one of two quantities; both as roots of mean squares.
 
     Args:
-        predicted, measured: (n,) pixels.
+        by, values: (n,) pixels.
 
     Returns:
-        Up to `count` groups, {"predicted", "measured", "sides"}, the surest first.
+        Up to `count` groups, {"by", "value", "sides"}, in rising order of `by`.
     """
-    order = np.argsort(predicted, kind="stable")
+    order = np.argsort(by, kind="stable")
     return [
-        {"predicted": _rms(predicted[part]), "measured": _rms(measured[part]), "sides": len(part)}
+        {"by": _rms(by[part]), "value": _rms(values[part]), "sides": len(part)}
         for part in np.array_split(order, count)
         if len(part)
     ]
 
 
-def correct_sides(records: Records) -> tuple[np.ndarray, np.ndarray]:
-    """`edge_std` and |error| of the sides that count here, (m,) each, pixels."""
-    errors, kept, _ = _correct_sides(records)
-    return records.edge_std[kept], errors[kept]
-
-
-def _correct_sides(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def correct_sides(records: Records) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """|error|, whether a side counts, and the size of its box: (n, 4) each."""
     spans = records.boxes[:, 2:] - records.boxes[:, :2]
     size = np.repeat(np.sqrt(spans.prod(1))[:, None], 4, 1)

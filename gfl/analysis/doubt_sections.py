@@ -6,14 +6,14 @@ from gfl.analysis.doubt import SIDES
 from gfl.analysis.markup import figure, heading, keys, number, paragraph, section, table, two
 from gfl.analysis.records import Records
 
-NO_TRUE = "No object was found correctly, so that there is nothing to compare."
+NO_SIDE = "No side of a correctly found object counts here, so that there is nothing to compare."
 
 
 def doubt_section(n: dict, records: Records) -> str:
     """Deviation beside error, and the coverage of intervals."""
     title, found, coverage = "Does doubt mean error?", n["doubt"], n["coverage"]
     if not found["all"]["sides"]:
-        return section(title, paragraph(NO_TRUE))
+        return section(title, paragraph(NO_SIDE))
     head = ("side", "sides", "rank correlation", "size held fixed")
     rows = [
         (
@@ -108,7 +108,7 @@ def blur_section(n: dict, records: Records) -> str:
         return ""
     title = "Does doubt mean blur?"
     if not found["all"]["sides"]:
-        return section(title, paragraph(NO_TRUE))
+        return section(title, paragraph(NO_SIDE))
     rows = [
         (
             name,

@@ -178,7 +178,7 @@ def _edge(box: np.ndarray, place: float, side: int, name: str) -> str:
 
 def _curve(probabilities: np.ndarray, positions: np.ndarray, box: np.ndarray, side: int) -> str:
     """The distribution as an area on a line through the middle of the box."""
-    seen = np.flatnonzero(probabilities >= 0.003)
+    seen = np.flatnonzero(probabilities >= 0.01 * probabilities.max())
     rows = np.arange(max(seen.min() - 1, 0), min(seen.max() + 2, len(probabilities)))
     upright = side % 2 == 0
     x1, y1, x2, y2 = box

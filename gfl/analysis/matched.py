@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from pycocotools.cocoeval import COCOeval
 
-from gfl.analysis.matching import best_overlap
 from gfl.analysis.records import Objects, Records
 from gfl.boxes import pairwise_iou
 from gfl.detections import Detections
@@ -139,13 +138,10 @@ def _overlaps(
     same, nearest, pairs, first = [], [], [], 0
     for image, part in enumerate(parts):
         there = objects.images == image
-        boxes, labels = (
-            torch.from_numpy(objects.boxes[there]),
-            torch.from_numpy(objects.labels[there]),
-        )
-        own, _ = best_overlap(part.boxes.double(), part.labels, boxes, labels)
+        boxes = torch.from_numpy(objects.boxes[there])
         iou = pairwise_iou(part.boxes.double(), boxes).numpy()
-        own = own.numpy()
+        of_class = part.labels.numpy()[:, None] == objects.labels[there]
+        own = (iou * of_class).max(1, initial=0.0)
         # The nearest object may be another detection's.
         mine = match[first : first + len(part)]
         place = np.searchsorted(np.flatnonzero(there), mine)

@@ -1,16 +1,13 @@
 """Detections beside the true objects: how well each box lies, and how two rankings agree."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from gfl.boxes import pairwise_iou
 
 
-def best_overlap(
-    boxes: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The object of its own class that each detection overlaps most.
+def best_overlap(boxes: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor) -> Tensor:
+    """How much each detection overlaps the object of its own class that it overlaps most.
 
     Args:
         boxes: (D, 4) xyxy, any frame.
@@ -19,14 +16,11 @@ def best_overlap(
         true_labels: (G,) int64.
 
     Returns:
-        (D,) IoU, 0 where nothing of the class is overlapped, and (D,) int64 row of the object,
-        -1 there.
+        (D,) IoU, 0 where nothing of the class is overlapped.
     """
-    if len(boxes) == 0 or len(true_boxes) == 0:
-        return boxes.new_zeros(len(boxes)), torch.full_like(labels, -1)
-    iou = pairwise_iou(boxes, true_boxes) * (labels[:, None] == true_labels)
-    best, row = iou.max(1)
-    return best, torch.where(best > 0, row, -1)
+    if len(true_boxes) == 0:
+        return boxes.new_zeros(len(boxes))
+    return (pairwise_iou(boxes, true_boxes) * (labels[:, None] == true_labels)).amax(1)
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:

@@ -1,14 +1,11 @@
 """What AP50 gains by mending each kind of mistake, judged by pycocotools."""
 
-import contextlib
-import io
-
 import numpy as np
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from gfl.analysis import tide
 from gfl.analysis.matched import MatchedSplit
+from gfl.data.coco_truth import coco_of
 
 
 def error_analysis(split: MatchedSplit) -> dict:
@@ -59,11 +56,8 @@ def _mended_ap(
     truth = split.truth
     if not there.all():
         gone = {split.annotations[row]["id"] for row in np.flatnonzero(~there)}
-        truth = COCO()
         annotations = [a for a in split.truth.dataset["annotations"] if a["id"] not in gone]
-        truth.dataset = {**split.truth.dataset, "annotations": annotations}
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            truth.createIndex()
+        truth = coco_of({**split.truth.dataset, "annotations": annotations})
     return _ap(split.evaluate(results, truth), results, category_ids)
 
 

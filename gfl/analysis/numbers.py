@@ -7,8 +7,8 @@ import numpy as np
 import gfl
 from gfl.analysis.collect import Collected
 from gfl.analysis.consistency import consistency, score_bins
-from gfl.analysis.coverage import TOLERANCE, Sides, cross_fitted_levels, fit_temperature, summarise
-from gfl.analysis.doubt import doubt_and_blur, doubt_and_error
+from gfl.analysis.coverage import TOLERANCE, cross_fitted_levels, fit_temperature, summarise
+from gfl.analysis.doubt import SIDES, doubt_and_blur, doubt_and_error
 from gfl.analysis.mending import error_analysis
 from gfl.analysis.records import Records
 from gfl.analysis.shapes import SHAPES, shapes
@@ -49,7 +49,8 @@ def shape_counts(records: Records) -> dict | None:
     """How many sides of true detections have each of `SHAPES`; None without distributions."""
     if records.probabilities is None:
         return None
-    kinds = shapes(records.probabilities[records.is_true].reshape(-1, _bins(records)))
+    true = records.probabilities[records.is_true]
+    kinds = shapes(true.reshape(-1, true.shape[-1]))
     return {name: int((kinds == number).sum()) for number, name in enumerate(SHAPES)}
 
 
@@ -93,22 +94,7 @@ def _coverage(records: Records, box: str, stored: float) -> dict:
 def _per_side(records: Records) -> dict:
     """Coverage of each side by itself, without a temperature."""
     found = {}
-    for number, name in enumerate(("left", "top", "right", "bottom")):
-        mine = one_side(records, number)
+    for number, name in enumerate(SIDES):
+        mine = records.sides(number)
         found[name] = summarise(mine.levels(), mine.images) if len(mine) else None
     return found
-
-
-def one_side(records: Records, number: int) -> Sides:
-    """`Records.sides` of one of left, top, right, bottom."""
-    kept = records.is_true & ~records.is_clipped[:, number]
-    return Sides(
-        records.probabilities[kept, number].astype(float),
-        records.positions[kept, number].astype(float),
-        records.objects.boxes[records.match[kept], number],
-        records.images[kept],
-    )
-
-
-def _bins(records: Records) -> int:
-    return records.probabilities.shape[-1]

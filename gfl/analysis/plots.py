@@ -47,8 +47,9 @@ def quality_and_class(samples: QualitySamples) -> str:
 
 def deviation_and_error(records: Records) -> str:
     """Root mean squares of error over deviation, in ten groups of sides."""
-    found = groups(*correct_sides(records))
-    highest = max([max(g["predicted"], g["measured"]) for g in found], default=1.0) * 1.08 or 1.0
+    errors, kept, _ = correct_sides(records)
+    found = groups(records.edge_std[kept], errors[kept])
+    highest = max([max(g["by"], g["value"]) for g in found], default=1.0) * 1.08 or 1.0
     plot = Plot(
         (0, highest),
         (0, highest),
@@ -57,12 +58,10 @@ def deviation_and_error(records: Records) -> str:
         "rms error over rms deviation",
     )
     plot.diagonal()
-    plot.line([(g["predicted"], g["measured"]) for g in found], "first")
+    plot.line([(g["by"], g["value"]) for g in found], "first")
     for g in found:
-        note = (
-            f"deviation {g['predicted']:.2f} px, error {g['measured']:.2f} px, {g['sides']} sides"
-        )
-        plot.marker(g["predicted"], g["measured"], "first", note)
+        note = f"deviation {g['by']:.2f} px, error {g['value']:.2f} px, {g['sides']} sides"
+        plot.marker(g["by"], g["value"], "first", note)
     return plot.svg()
 
 
@@ -98,8 +97,8 @@ def blur_and_deviation(records: Records) -> str:
     blur = true_blur(records)
     kept = np.isfinite(blur) & ~records.is_clipped
     found = groups(blur[kept], records.edge_std[kept])
-    widest = max([g["predicted"] for g in found], default=1.0) * 1.05 or 1.0
-    highest = max([g["measured"] for g in found], default=1.0) * 1.15 or 1.0
+    widest = max([g["by"] for g in found], default=1.0) * 1.05 or 1.0
+    highest = max([g["value"] for g in found], default=1.0) * 1.15 or 1.0
     plot = Plot(
         (0, widest),
         (0, highest),
@@ -107,10 +106,10 @@ def blur_and_deviation(records: Records) -> str:
         "predicted deviation, rms, px",
         "deviation over true blur",
     )
-    plot.line([(g["predicted"], g["measured"]) for g in found], "first")
+    plot.line([(g["by"], g["value"]) for g in found], "first")
     for g in found:
-        note = f"blur {g['predicted']:.2f} px, deviation {g['measured']:.2f} px, {g['sides']} sides"
-        plot.marker(g["predicted"], g["measured"], "first", note)
+        note = f"blur {g['by']:.2f} px, deviation {g['value']:.2f} px, {g['sides']} sides"
+        plot.marker(g["by"], g["value"], "first", note)
     return plot.svg()
 
 

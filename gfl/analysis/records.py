@@ -37,8 +37,8 @@ class Records:
     """The n detections of a split, matched to its objects one to one as COCO does, at IoU 0.5.
 
     Attributes:
-        image_ids: of the I images.
-        sizes: (I, 2) (h, w).
+        image_ids: of the images.
+        sizes: (images, 2) (h, w).
         class_names: of the labels.
         images: (n,) row of the image of each detection.
         labels, scores: (n,).
@@ -97,11 +97,14 @@ class Records:
         gaps[rows] = np.abs(self.boxes[rows] - self.objects.boxes[self.match[rows]])
         return gaps
 
-    def sides(self) -> Sides | None:
-        """Sides with distributions of correctly found objects, clipped ones left out."""
+    def sides(self, side: int | None = None) -> Sides | None:
+        """Sides with distributions of correctly found objects, clipped ones left out: all, or only
+        left, top, right or bottom (0 to 3)."""
         if self.probabilities is None:
             return None
         kept = self.is_true[:, None] & ~self.is_clipped
+        if side is not None:
+            kept &= np.arange(4) == side
         truth = np.full(self.boxes.shape, np.nan)
         truth[self.is_true] = self.objects.boxes[self.match[self.is_true]]
         images = np.repeat(self.images[:, None], 4, 1)

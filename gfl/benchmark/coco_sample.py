@@ -1,10 +1,9 @@
 """A drawn ground truth of COCO's proportions, and detections as a trained detector makes them."""
 
-import contextlib
-import io
-
 import numpy as np
 from pycocotools.coco import COCO
+
+from gfl.data.coco_truth import coco_of
 
 CLASSES = 80
 # COCO val2017 has 36,781 annotations in 5,000 images, about 1 % of them crowd regions.
@@ -36,8 +35,7 @@ def coco_truth(num_images: int, seed: int = 0) -> COCO:
                     "iscrowd": int(rng.random() < CROWD_SHARE),
                 }
             )
-    truth = COCO()
-    truth.dataset = {
+    content = {
         "images": [
             {"id": i, "file_name": f"{i}.jpg", "width": width, "height": height}
             for i in range(1, num_images + 1)
@@ -45,9 +43,7 @@ def coco_truth(num_images: int, seed: int = 0) -> COCO:
         "annotations": annotations,
         "categories": [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)],
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth.createIndex()
-    return truth
+    return coco_of(content)
 
 
 def coco_detections(truth: COCO, per_image: int = 100, seed: int = 1) -> list[dict]:

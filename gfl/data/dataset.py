@@ -1,7 +1,5 @@
 """Listings to samples. Annotations are held in flat arrays, so that workers do not grow."""
 
-import contextlib
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ from pycocotools.coco import COCO
 
 from gfl.data.clean_boxes import CleanSet, clean_boxes
 from gfl.data.coco_json import read_coco_json
+from gfl.data.coco_truth import coco_of
 from gfl.data.findings import Findings
 from gfl.data.image import read_image, shrunk_size
 from gfl.data.image_facts import inspect_images
@@ -210,8 +209,7 @@ class DetectionDataset:
             self._crowd.tolist(),
             strict=True,
         )
-        truth = COCO()
-        truth.dataset = {
+        content = {
             "images": images,
             # Ids are given anew: pycocotools loses objects whose id occurs twice, and takes id 0
             # for "not matched".
@@ -231,9 +229,7 @@ class DetectionDataset:
                 for category_id, name in zip(self.category_ids, self.class_names, strict=True)
             ],
         }
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            truth.createIndex()
-        return truth
+        return coco_of(content)
 
     def _match_classes(self, listing: Listing) -> dict[int, int]:
         """Category id to label, by name."""
