@@ -17,6 +17,7 @@ from gfl.errors import UserError
 from gfl.interop.mmdet import convert_state_dict
 from gfl.interop.public_file import PublicFile, read_public_file
 from gfl.interop.recognise import conventions, recognise_model, recognise_source
+from gfl.work_dir import differences
 
 # Names of each kind that a comparison prints.
 SHOWN = 20
@@ -95,11 +96,18 @@ def restored_network(content: dict, config: Config, name: str) -> nn.Module:
     Raises:
         UserError: weights and config do not fit.
     """
-    model = build_model(config, len(content["class_map"]["names"]), load_pretrained=False)
+    with torch.random.fork_rng(devices=[]):  # the user's random numbers stay those that follow
+        model = build_model(config, len(content["class_map"]["names"]), load_pretrained=False)
     try:
         model.load_state_dict(content.get("ema") or content["model"])
     except RuntimeError as error:
-        reason = str(error)[:500]
+        changes = differences(content["config"]["model"], config.to_dict()["model"], "model.")
+        if changes:
+            raise UserError(
+                f"the weights of {name} are those of another network than the overrides ask for: "
+                f"leave out {'; '.join(changes)}."
+            ) from None
+        reason = " ".join(str(error).split())[:500]
         raise UserError(
             f"{name} is damaged, or does not fit its config (with the overrides, if there are "
             f"any): {reason}"

@@ -63,6 +63,18 @@ def draw_boxes(
     return image
 
 
+def draw_dots(image: np.ndarray, points: Sequence, kinds: Sequence[int]) -> np.ndarray:
+    """A copy of an (H, W, 3) uint8 RGB image with a dot at each (x, y), one colour a kind."""
+    _require_picture(image)
+    image = np.ascontiguousarray(image.copy())
+    radius = max(round(min(image.shape[:2]) / 150), 2)
+    for point, kind in zip(points, kinds, strict=True):
+        x, y = (round(float(v)) for v in point)
+        cv2.circle(image, (x, y), radius + 1, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(image, (x, y), radius, COLORS[kind % len(COLORS)], -1, cv2.LINE_AA)
+    return image
+
+
 def _require_picture(image: np.ndarray) -> None:
     shape, kind = getattr(image, "shape", None), getattr(image, "dtype", None)
     if not isinstance(image, np.ndarray) or kind != np.uint8 or shape[2:] != (3,):

@@ -9,6 +9,7 @@ from gfl import build
 from gfl.automatic import choose_layout
 from gfl.config import merge_overrides, parse_config
 from gfl.conversion import open_checkpoint, restored_network
+from gfl.data.own_dataset import completed
 from gfl.detections import DEFAULT_THRESHOLD
 from gfl.distributed import is_main, process_group
 from gfl.engine.curves import class_curves, confusion_matrix
@@ -36,7 +37,7 @@ def evaluate(
             mmdetection, GFocal or GFocalV2 file.
         overrides: "key=value" changes of that config.
         split: "val" or "test" (or "train").
-        dataset: in place of the config's.
+        dataset: in place of the config's, as `gfl.train` takes one.
         say: takes messages.
         flip: look at mirrored images too.
         scales: more short sides, pixels, to look at.
@@ -54,6 +55,8 @@ def evaluate(
         if dataset is None:
             config, _ = choose_layout(config)
             dataset = build.build_dataset(config, split, names)
+        else:
+            dataset = completed(dataset, names)
         model = restored_network(content, config, str(checkpoint))
         if plots is not None and is_main():
             _make_folder(Path(plots))

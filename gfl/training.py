@@ -1,26 +1,25 @@
 """A whole training, from a config: `gfl.train`."""
 
-import os
-import platform
-import random
 import signal
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
 
-import gfl
 from gfl import build
 from gfl.automatic import choose_all
 from gfl.config import Config, load_config
+from gfl.data.own_dataset import completed
+from gfl.data.stand_ins import StandIns
 from gfl.distributed import (
     broadcast_object,
     data_parallel,
     gather_objects,
     is_main,
     process_group,
+    rank,
     restart_count,
 )
 from gfl.engine.bad_batch import BadBatches
@@ -38,9 +37,11 @@ from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
 from gfl.resuming import restore, resumed_lines
 from gfl.sample import make_shapes
+from gfl.seeding import seed_everything
 from gfl.teacher import load_teacher
 from gfl.validation import Validation
-from gfl.visualize import save_first_batches
+from gfl.versions import versions
+from gfl.visualize import find_positives, save_first_batches
 from gfl.work_dir import describe_run, differences, only_one_training, start_work_dir
 
 
@@ -56,7 +57,7 @@ def train(
     Args:
         config: a `Config`, a YAML file or the name of a shipped config.
         train_dataset, val_dataset: in place of the config's; `dataset[i]` gives a
-            `gfl.data.dataset.Sample`, and the attributes of `CocoDataset` are there.
+            `gfl.data.dataset.Sample` or such a tuple, see `gfl.data.own_dataset.OwnDataset`.
         work_dir: gets checkpoints, logs and pictures (see the README).
         resume: go on from `work_dir`/last.pt, or start if there is none. A process that torchrun
             has started again does so in any case.
@@ -91,18 +92,22 @@ class _Run:
         self.device = device
         self.stop = stop
         checkpoint, note = start_work_dir(work_dir, resume)
-        _seed(config)
+        seed_everything(config.train.seed, config.train.deterministic)
         if config.data.draw_sample and is_main() and not Path(config.data.path or ".").exists():
             make_shapes(config.data.path)
             drawn = f"the sample data was drawn into {config.data.path}"
             note = f"{note}\n{drawn}" if note else drawn
         broadcast_object(None)  # the others wait for it
+        if train_dataset is not None:
+            train_dataset = completed(train_dataset, num_classes=config.model.num_classes)
         known = checkpoint and checkpoint["config"]
         config, train_dataset, self.choices = choose_all(config, known, train_dataset, device)
         self.config = config
         self.class_names = tuple(train_dataset.class_names)
         if val_dataset is None:
             val_dataset = build.build_dataset(config, "val", self.class_names)
+        else:
+            val_dataset = completed(val_dataset, self.class_names)
         self.train_data, self.val_data = train_dataset, val_dataset
         self.train_loader = build.build_train_loader(config, self.train_data)
         self.sampler = self.train_loader.batch_sampler
@@ -132,6 +137,9 @@ class _Run:
         folder = work_dir if is_main() else None
         self.log = RunLog(folder, step, self.state.evaluated_step)
         self.log.loader_watch = LoaderWatch(config.data.workers)
+        self.train_loader.watch = StandIns(
+            len(self.train_data), config.data.max_skipped, self._say_on_any_process
+        )
         self.keeper = Keeper(
             work_dir, self.state, self._facts(), self.options.steps_per_epoch, self.log.say
         )
@@ -191,6 +199,13 @@ class _Run:
         self.train_loader.close()
         self.validation.loader.close()
         self.log.close()
+
+    def _say_on_any_process(self, message: str) -> None:
+        """What one process alone knows; only that of the first goes to log.txt."""
+        if is_main():
+            self.log.say(message)
+        else:
+            print(f"[rank {rank()}] {message}", file=sys.stderr)
 
     def _settled(self) -> str | None:
         epoch, patience = self.options.steps_per_epoch, self.config.train.early_stop_epochs
@@ -265,29 +280,16 @@ class _Run:
         if is_main() and not self.state.step:
             self.sampler.set_position(0)
             folder = self.work_dir / "train_batches"
+            positives = partial(
+                find_positives, detector=self.state.model, assigner=self.criterion.assigner
+            )
             with self.log.going_on():
-                save_first_batches(self.train_loader, self.class_names, folder)
+                save_first_batches(self.train_loader, self.class_names, folder, positives)
 
     def _facts(self) -> dict:
         """What every checkpoint of this run holds besides weights: enough to use them."""
         return {
             "class_map": self._class_map(),
             "config": self.config.to_dict(),
-            "versions": {
-                "gfl": gfl.__version__,
-                "torch": str(torch.__version__),
-                "torchvision": str(torchvision.__version__),
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         }
-
-
-def _seed(config: Config) -> None:
-    seed = config.train.seed
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False

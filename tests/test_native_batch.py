@@ -153,6 +153,9 @@ class Numbered:
 
     sizes = np.array([[30, 40]] * 3, np.int32)
 
+    def __len__(self) -> int:
+        return len(self.sizes)
+
     def __getitem__(self, index: int) -> Sample:
         if index == 2:
             raise UserError("2.jpg is not a readable image")
@@ -173,6 +176,25 @@ def test_batch_is_that_of_the_single_samples(on_device, color):
     assert_same(got.to("cpu"), want.to("cpu"))
     with pytest.raises(UserError, match=r"2\.jpg is not a readable image"):
         loader.load([keys[0], SampleKey(2, 0, 60), keys[1]])
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_the_next_readable_image_takes_the_place(on_device):
+    class Five(Numbered):
+        sizes = np.array([[30, 40]] * 5, np.int32)
+
+        def __getitem__(self, index: int) -> Sample:
+            return super().__getitem__(2 if index == 4 else index)
+
+    view = TransformedDataset(Five(), Transform(90, on_device=on_device), stand_ins=1)
+    keys = [SampleKey(index, 0, 60) for index in (1, 2, 4)]
+    batch = BatchLoader(view, [keys], 0).load(keys).to("cpu")
+    assert [meta.image_id for meta in batch.metas] == [1, 3, 0]
+    assert batch.metas[0].stands_in_for == ""
+    assert batch.metas[1].stands_in_for == "2.jpg is not a readable image"
+    view.stand_ins = 0
+    with pytest.raises(UserError, match=r"2\.jpg is not a readable image"):
+        BatchLoader(view, [keys], 0).load(keys)
 
 
 def test_picture_of_another_size_than_stated_is_refused():

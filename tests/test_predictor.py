@@ -123,6 +123,14 @@ def test_folding_changes_outputs_by_rounding_only(checkpoint, files):
     torch.testing.assert_close(one.box_logits, other.box_logits, rtol=1e-4, atol=1e-4)
 
 
+def test_loading_draws_no_random_number_of_the_users(checkpoint):
+    torch.manual_seed(0)
+    wanted = torch.rand(1)
+    torch.manual_seed(0)
+    gfl.load(checkpoint, device="cpu")
+    assert torch.equal(torch.rand(1), wanted)
+
+
 def test_threshold_and_distributions(detector, files):
     [everything] = detector.predict(files[0])
     cut = everything.scores[3].item()

@@ -4,7 +4,7 @@ import numpy as np
 
 from gfl.data.augment import Augment
 from gfl.data.repeat_factor import epoch_length, repeat_factors
-from gfl.errors import UserError
+from gfl.errors import SHOWN, UserError
 from gfl.schema import Config
 
 # Keys of `data.augment` that `Transform` takes care of, and those of `Augment`.
@@ -82,10 +82,16 @@ def images_of_epoch(config: Config, dataset) -> int:
 def repeat_line(config: Config, dataset) -> str:
     """What `data.repeat_factor` does to a data set, for people."""
     factors = build_factors(config, dataset)
+    _, labels, image_index = dataset.objects()
+    before = np.bincount(labels, minlength=len(dataset.class_names))
+    after = np.bincount(labels, factors[image_index], minlength=len(dataset.class_names))
+    rarest = np.argsort(before, kind="stable")
+    counts = [f"{dataset.class_names[c]} {before[c]} -> {after[c]:.0f}" for c in rarest]
+    more = f" and {len(counts) - SHOWN} classes more" if len(counts) > SHOWN else ""
     return (
         f"data.repeat_factor {config.data.repeat_factor:g}: {int((factors > 1).sum())} of "
         f"{len(factors)} images come more often, up to {factors.max():.2f} times; "
-        f"{epoch_length(factors)} an epoch"
+        f"{epoch_length(factors)} an epoch. Objects: {', '.join(counts[:SHOWN])}{more}"
     )
 
 

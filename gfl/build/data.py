@@ -18,6 +18,7 @@ from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.picture_cache import CachedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
 from gfl.data.split import few_of, split_part
+from gfl.data.stand_ins import STAND_INS
 from gfl.data.transforms import Transform, resized_size
 from gfl.data.voc import read_voc, voc_list
 from gfl.data.yolo import YoloFolder
@@ -178,8 +179,9 @@ def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
                     raise UserError(f"{data.path} holds {mark}: set data.format={other}.")
         if split == "val" and data.val is None and data.path and not has_split(data, split):
             raise UserError(
-                f"{data.sources(split)[0].annotations} does not exist: a training evaluates on it. "
-                "Put one there, or set data.val_fraction=0.1 to divide the training images."
+                f"{data.sources(split)[0].annotations} does not exist. Is data.path {data.path} "
+                "right? A training evaluates on val: put one there, or set data.val_fraction=0.1 "
+                "to divide the training images."
             )
         return [
             read_coco_json(
@@ -253,7 +255,7 @@ def build_train_loader(config: Config, dataset):
     if data.cache != "none":
         whole = CachedDataset(whole, data.cache, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         dataset = whole if data.tiles is None else dataset.reading(whole)
-    samples = TransformedDataset(dataset, transform, composed, data.reduced_decoding)
+    samples = TransformedDataset(dataset, transform, composed, data.reduced_decoding, STAND_INS)
     return BatchLoader(samples, sampler, data.workers)
 
 

@@ -35,6 +35,7 @@ class TransformedDataset(Dataset):
         augment: what gives the samples, in place of `dataset[i]`.
         reduced_decoding: let a `DetectionDataset` decode pictures no larger than necessary; not
             with `augment`.
+        stand_ins: how many of the images after one that can not be read are tried in its place.
     """
 
     def __init__(
@@ -43,25 +44,35 @@ class TransformedDataset(Dataset):
         transform: Transform,
         augment: Augment | None = None,
         reduced_decoding: bool = False,
+        stand_ins: int = 0,
     ):
         self.dataset = dataset
         self.transform = transform
         self.augment = augment
         self.reduced_decoding = reduced_decoding
+        self.stand_ins = stand_ins
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> tuple[Sample, ImageMeta] | UserError:
         """The sample, or what the user has to mend: raised in a worker it would become text."""
-        try:
-            if self.augment is None:
-                return self.transform(self._sample(key), key)
-            sample, others = self.augment(self.dataset, key)
-            sample, meta = self.transform(sample, key)
-            return sample, replace(meta, others=others)
-        except UserError as error:
-            return error
+        first = None
+        for step in range(1 + self.stand_ins):
+            try:
+                sample, meta = self._made(key._replace(index=(key.index + step) % len(self)))
+            except UserError as error:
+                first = first or error
+            else:
+                return sample, meta if first is None else replace(meta, stands_in_for=str(first))
+        return first
+
+    def _made(self, key: SampleKey) -> tuple[Sample, ImageMeta]:
+        if self.augment is None:
+            return self.transform(self._sample(key), key)
+        sample, others = self.augment(self.dataset, key)
+        sample, meta = self.transform(sample, key)
+        return sample, replace(meta, others=others)
 
     def __getitems__(self, keys: list[SampleKey]) -> list | NativeBatch:
         """What belongs into a batch: samples with their metas, an error, or the batch itself.
@@ -74,8 +85,8 @@ class TransformedDataset(Dataset):
             return [self[key] for key in keys]
         try:
             samples, pictures = self._decoded(keys)
-        except UserError as error:
-            return [error]
+        except UserError:
+            return [self[key] for key in keys]
         items = [self.transform(*pair) for pair in zip(samples, keys, strict=True)]
         return collate_native(items, None if self.transform.changes_pixels else pictures)
 
@@ -99,13 +110,15 @@ class TransformedDataset(Dataset):
         if hasattr(self.dataset, "read"):  # a `DetectionDataset`
             return self.dataset.read(key.index, self._shrink(key), out)
         sample = self.dataset[key.index]
+        if hasattr(self.dataset, "sizes"):
+            stated = tuple(self.dataset.sizes[key.index].tolist())
+            if sample.image.shape != (*stated, 3):
+                raise UserError(
+                    f"image {sample.image_id} has the shape {sample.image.shape}, but `sizes` of "
+                    f"the data set says {stated} (h, w)."
+                )
         if out is None:
             return sample
-        if sample.image.shape != out.shape:
-            raise UserError(
-                f"image {sample.image_id} has the shape {sample.image.shape}, but `sizes` of the "
-                f"data set says {out.shape[:2]} (h, w)."
-            )
         out[...] = sample.image
         return replace(sample, image=out)
 
@@ -128,6 +141,9 @@ class BatchLoader(DataLoader):
         workers: number of processes, 0 for none.
         new_join: makes what joins the detections of tiles, for one pass; see `detect`.
 
+    Attributes:
+        watch: is shown each batch, if it is there; see `gfl.data.stand_ins`.
+
     Raises:
         UserError: on iteration, for a sample that can not be read.
     """
@@ -140,6 +156,7 @@ class BatchLoader(DataLoader):
         new_join: Callable[[], Callable] | None = None,
     ):
         self.new_join = new_join
+        self.watch: Callable[[Batch | NativeBatch], None] | None = None
         super().__init__(
             dataset,
             batch_sampler=sampler,
@@ -154,7 +171,13 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Batch | NativeBatch]:
-        return map(_raise_error, super().__iter__())
+        return map(self._watched, super().__iter__())
+
+    def _watched(self, batch: Batch | NativeBatch | UserError) -> Batch | NativeBatch:
+        batch = _raise_error(batch)
+        if self.watch is not None:
+            self.watch(batch)
+        return batch
 
     def close(self) -> None:
         """End the workers; the next iteration starts new ones."""

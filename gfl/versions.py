@@ -1,0 +1,36 @@
+"""What a run is made with: versions, and the state of the source code."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+import torchvision
+
+import gfl
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def versions() -> dict[str, str | None]:
+    """What checkpoints say about the software that wrote them."""
+    return {
+        "gfl": gfl.__version__,
+        "revision": revision(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def revision(root: Path = ROOT) -> str | None:
+    """The commit of a checkout, with "-dirty" behind it where files differ from that; None for an
+    installed package, and where git is missing."""
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
