@@ -57,8 +57,19 @@ def parse_config(values: dict, origin: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
+        items = error.errors()
+        # A list whose entries are wrong is called too short as well.
+        wrong = [item["loc"] for item in items]
+        lines = [
+            _explain(item)
+            for item in items
+            if item["type"] != "too_short" or not any(_lies_in(loc, item["loc"]) for loc in wrong)
+        ]
         raise UserError(f"{origin}: " + "\n".join(dict.fromkeys(lines))) from None
+
+
+def _lies_in(place: tuple, other: tuple) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _shown(overrides: list[str]) -> str:
@@ -109,9 +120,25 @@ def _parse_override(text: str) -> dict:
         parsed: Any = parse_yaml(value)
     except yaml.YAMLError:
         parsed = value
+    if _takes_text(key) and not isinstance(parsed, str | dict | list | None):
+        parsed = value  # a folder called 2017 is no number
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a dotted key holds a text, or nothing."""
+    *sections, name = key.split(".")
+    section: type[BaseModel] | None = Config
+    for part in sections:
+        field = section.model_fields.get(part) if section else None
+        section = field and _section_in(field.annotation)
+    field = section.model_fields.get(name) if section else None
+    if field is None:
+        return False
+    kinds = typing.get_args(field.annotation) or (field.annotation,)
+    return {getattr(kind, "__origin__", kind) for kind in kinds} <= {str, type(None)}
 
 
 def _merge(base: dict, layer: dict) -> dict:
@@ -160,6 +187,8 @@ def _explain(item: dict) -> str:
         message = f"expected keys and values, such as {{{known[0]}: ...}}; keys: {', '.join(known)}"
     elif item["type"] in ("tuple_type", "list_type"):
         message = f"expected a list, such as [{got}]"
+    elif item["type"] == "string_type":
+        message = f'expected a text, in quotes where it looks like something else: "{got}"'
     elif item["type"] == "string_pattern_mismatch" and key == "device":
         message = "expected cpu, cuda or cuda:N"
     if item["type"] == "missing" or isinstance(got, dict | BaseModel):

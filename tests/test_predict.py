@@ -45,6 +45,26 @@ def test_a_folder(checkpoint, pictures, tmp_path, capsys):
     assert not (out / "notes.txt").exists()
 
 
+def test_what_was_printed_as_json(checkpoint, pictures, tmp_path, capsys):
+    out, file = tmp_path / "out", tmp_path / "summary.json"
+    assert run(checkpoint, pictures, "--out", out, "--no-pictures", "--json", file) == 0
+    summary, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert f"{summary['images']} images, {summary['detections']} detections" in printed
+    assert sum(summary["per_class"].values()) == summary["detections"] > 0
+    assert list(summary["skipped"]) == [str(pictures / "broken.jpg")]
+
+
+@pytest.mark.parametrize("name", ["CHECKPOINT", "a.png", "out/predictions.json", "out/a.png"])
+def test_the_summary_falls_on_no_other_file(name, checkpoint, pictures, tmp_path, capsys):
+    place = {"CHECKPOINT": checkpoint, "a.png": pictures / "a.png"}.get(name, tmp_path / name)
+    (tmp_path / "out").mkdir()
+    before = [checkpoint.read_bytes(), (pictures / "a.png").read_bytes()]
+    options = ("--out", tmp_path / "out", "--json", place)
+    assert run(checkpoint, pictures / "a.png", *options) == 2
+    assert str(place) in capsys.readouterr().err and not any((tmp_path / "out").iterdir())
+    assert before == [checkpoint.read_bytes(), (pictures / "a.png").read_bytes()]
+
+
 def test_score_and_classes_limit_what_is_written(checkpoint, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     options = ("--score", "0.4", "--classes", "disc", "--no-pictures")

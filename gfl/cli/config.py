@@ -1,9 +1,8 @@
 """Show a config with all it extends, or explain every key."""
 
 import argparse
-import json
 
-from gfl.cli.command import require_folder, run
+from gfl.cli.command import require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,17 +18,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def config(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Print or write what is asked for."""
-    require_folder(args.schema)
+    require_writable(args.schema, plain=False)
     if args.markdown:
         from gfl.config_reference import markdown
 
         print(markdown(), end="")
     if args.schema:
-        from pathlib import Path
-
         from gfl.config_reference import json_schema
 
-        Path(args.schema).write_text(json.dumps(json_schema(), indent=1) + "\n", encoding="utf-8")
+        write_json(args.schema, json_schema())
     if args.config:
         import yaml
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from gfl.cli.command import run
+from gfl.cli.command import require_writable, run, write_json
 from gfl.cli.imports import imports_uncollected
 
 
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "--html-limit", type=int, default=50, metavar="N", help="pictures on that page at most"
     )
     parser.add_argument("--frames", type=int, metavar="N", help="stop a video or camera after N")
+    parser.add_argument("--json", metavar="FILE", help="write what was printed as JSON")
     args = parser.parse_intermixed_args(argv)
     return run(lambda: predict(args))
 
@@ -70,6 +71,10 @@ def predict(args: argparse.Namespace) -> None:
         from gfl.sources import find_sources
 
     sources = find_sources(args.sources, args.out)
+    own = [f"{args.out}/{name}" for name in ("predictions.json", "predictions.html")]
+    own += [f"{args.out}/{source.name}" for source in sources]
+    read = [source.path for source in sources if source.camera is None]
+    require_writable(args.json, [args.checkpoint, *read], others=own, plain=False)
     compile = "fixed" if args.compile else False
     detector = load(args.checkpoint, args.device, args.half, compile)
     trained = detector.config.data.tiles
@@ -99,3 +104,4 @@ def predict(args: argparse.Namespace) -> None:
     counts = json.dumps(summary["per_class"])
     print(f"{summary['images']} images, {summary['detections']} detections: {counts}")
     print(f"written: {args.out}")
+    write_json(args.json, summary)

@@ -1,8 +1,9 @@
 """Draw the sample data set: shapes whose box edges are blurred by known amounts."""
 
 import argparse
+import re
 
-from gfl.cli.command import run
+from gfl.cli.command import require_writable, run, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--by-colour", action="store_true", help="classes are hues, each of all shapes"
     )
+    parser.add_argument("--json", metavar="FILE", help="write what was printed as JSON")
     args = parser.parse_args(argv)
     return run(lambda: sample(args))
 
@@ -30,10 +32,14 @@ def sample(args: argparse.Namespace) -> None:
     from gfl.errors import UserError
     from gfl.sample import make_shapes
 
+    require_writable(args.json, plain=False)
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", args.size)
+    if not size:
+        raise UserError(f"--size is {args.size!r}, expected width x height, such as 256x192.")
+    kinds = (args.annotator, args.by_colour)
     try:
-        width, height = map(int, args.size.split("x"))
-        size, kinds = (width, height), (args.annotator, args.by_colour)
-        make_shapes(args.out, args.train, args.val, args.seed, size, *kinds)
-        print(f"{args.out}: {args.train} pictures to train on, {args.val} to evaluate on")
+        make_shapes(args.out, args.train, args.val, args.seed, (int(size[1]), int(size[2])), *kinds)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot draw the sample: {error}") from None
+    print(f"{args.out}: {args.train} pictures to train on, {args.val} to evaluate on")
+    write_json(args.json, {"out": args.out, "train": args.train, "val": args.val})
