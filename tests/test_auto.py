@@ -270,3 +270,27 @@ def test_a_folder_is_all_that_a_training_needs(folders, tmp_path, name, capsys):
         status, error = run_train(capsys, config, *more)
         assert status == 0 and "auto: train.batch_size=1: that of the checkpoint" in error
         assert "resumed at step 8 of 16" in error and "train_size" not in error.split("changed")[1]
+
+
+def test_a_batch_is_of_parts_that_fit_one_by_one(base, monkeypatch):
+    monkeypatch.setattr(automatic, "image_bytes", lambda model, size: 10.0)
+    monkeypatch.setattr(automatic, "room_for_images", lambda device, fixed: 55.0)
+    base = base.with_values({"train.accumulate": 2})
+    config, _ = choose_sizes(auto(base, "train.batch_size"), Boxes(1000), CPU)
+    assert config.train.batch_size == 8
+
+
+def test_narrower_bins_take_a_larger_reg_max(base):
+    """20 of the 320 pixels, on stride 8: 10 / 8 + 1.5 strides are 11 bins of a quarter."""
+    base = base.with_values(
+        {"model.bin_width": 0.25, "data.train_size": {"short": 320, "long": 320}}
+    )
+    config, _ = choose_sizes(auto(base, "model.reg_max"), Boxes(20), CPU)
+    assert config.model.reg_max == 11
+
+
+def test_reg_max_has_as_many_bins_as_a_predictor_looks_at(base):
+    values = {"model.quality": "distribution_guided", "model.head.quality_top_k": 12}
+    base = base.with_values({**values, "model.reg_max": 16})
+    config, _ = choose_sizes(auto(base, "model.reg_max"), Boxes(20), CPU)
+    assert config.model.reg_max == 11

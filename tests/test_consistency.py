@@ -92,3 +92,23 @@ def test_a_crowd_region_is_neither_an_object_nor_background_for_the_quality(is_c
     found = watch.samples()
     # Every box overlaps it by (64 - 16)^2 / (2 * 64^2 - (64 - 16)^2) = 0.39 or more.
     assert found.on_object.all() and (len(found.iou) > 0) == (not is_crowd)
+
+
+def test_the_quality_is_looked_at_within_the_picture_in_its_own_pixels_and_classes():
+    """A picture of 16 x 12 seen at twice its size; the box of (24, 16), beside it, is the object.
+
+    Boxes are 32 x 32 pixels of the picture, 4 apart: (16, 16) overlaps by 28 * 32 / 1152, two of
+    (16, 8) and (16, 24) by 28 * 28 / 1264, (8, 16) by 24 * 32 / 1280, and no other by half.
+    """
+    grid = make_grid(((4, 4),), (8,))
+    cls_logits = torch.tensor([0.0, 5.0]).expand(1, 16, 2)  # the last is no class
+    logits = Predictions(cls_logits, torch.zeros(1, 16, 4), grid, torch.zeros(1, 16, 1))
+    entry = {"bbox": [-4.0, -8.0, 32.0, 32.0]}
+    finds_nothing = NoDetections()
+    finds_nothing.background_channel = True
+    watch = QualityWatch(finds_nothing, SimpleNamespace(imgToAnns={1: [entry]}))
+    watch(logits, (ImageMeta(1, (16, 12), (32, 24), (2.0, 2.0)),))
+    found = watch.samples()
+    want = [24 * 32 / 1280, *[28 * 28 / 1264] * 2, 28 * 32 / 1152]
+    assert sorted(found.iou[found.on_object]) == pytest.approx(want)
+    assert set(found.class_scores) == {0.5}

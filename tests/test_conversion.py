@@ -660,3 +660,9 @@ def test_file_of_another_kind_is_said_to_be_none(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(gfl.UserError, match=r"x\.pth is no file of torch\.save: expected"):
         open_checkpoint(path)
+
+
+def test_a_scale_of_the_config_text_may_have_the_short_side_first(model, tmp_path):
+    text = MMDET_2_TEXT.replace("(1000, 640)", "(640, 1000)")
+    content, _ = convert(write(tmp_path / "a.pth", model, meta={"config": text}))
+    assert content["config"]["data"]["test_size"] == {"short": 640, "long": 1000}

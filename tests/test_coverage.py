@@ -10,10 +10,12 @@ from gfl.analysis.coverage import (
     LEVELS,
     MIN_IMAGES,
     MIN_SIDES,
+    TEMPERATURES,
     Coverage,
     Sides,
     coverage,
     cross_fitted_levels,
+    curve,
     fit_temperature,
     judge,
     student_quantile,
@@ -79,6 +81,12 @@ def test_a_share_of_one_is_not_taken_for_certain():
 @pytest.mark.parametrize("error", [0.5, 1.0, 2.5])
 def test_the_temperature_of_known_errors_is_found(error):
     assert fit_temperature(normal_sides(4000, error)) == pytest.approx(error, rel=0.06)
+
+
+def test_one_is_among_the_temperatures_and_what_calibrated_sides_get():
+    assert 1.0 in TEMPERATURES and len(TEMPERATURES) == 97
+    assert TEMPERATURES[[0, -1]] == pytest.approx([0.1, 10])
+    assert fit_temperature(normal_sides(4000, 1.0)) == 1.0
 
 
 def test_a_temperature_stretches_about_the_expectation():
@@ -150,3 +158,15 @@ def test_whiskers_end_at_none_and_all(monkeypatch):
         records, {"temperature": 1.0, "stored_temperature": None, "plain": {"levels": levels}}
     )
     assert [ends[1:3] for ends in drawn] == [(0, pytest.approx(0.15)), (0.9, 1)]
+
+
+def test_of_equal_temperatures_the_one_nearest_to_1_is_taken():
+    """The true side is the expectation: whatever the temperature, the level is 0."""
+    sides = Sides(np.array([[0.5, 0.5]]), np.array([[10.0, 14.0]]), np.array([12.0]), np.array([0]))
+    assert fit_temperature(sides) == pytest.approx(1.0)
+
+
+def test_the_curve_counts_what_lies_at_its_points():
+    points = dict(curve(np.array([0.0, 0.5, 1.0])))
+    assert [points[x] for x in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1 / 3, 1 / 3, 2 / 3, 1])
+    assert len(points) == 41 and set(dict(curve(np.zeros(0))).values()) == {0.0}

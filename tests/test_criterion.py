@@ -12,6 +12,7 @@ from gfl.build import build_criterion, build_model
 from gfl.grid import make_grid
 from gfl.losses import GFLCriterion
 from gfl.models.box_representation import GeneralBox
+from gfl.quality import QUALITY_MODES
 from gfl.structures import Predictions
 
 TERMS = ["loss_cls", "loss_box", "loss_dfl"]
@@ -278,3 +279,41 @@ def test_every_parameter_of_a_model_gets_a_gradient(tmp_path, objects):
     assert {name for name in still if not name.startswith(box_branch)} == set()
     moving_scales = {name for name in gradient if name.startswith("head.scales")} - still
     assert bool(moving_scales) == bool(objects)
+
+
+def test_sums_over_processes_are_bounded_before_they_are_divided(monkeypatch):
+    """Two processes, one without objects: a weight of 0.8 in all, which counts as 1."""
+    monkeypatch.setattr("gfl.losses.criterion.world_size", lambda: 2)
+    monkeypatch.setattr(
+        "gfl.losses.criterion.sum_over_ranks", lambda sums: sums + torch.tensor([1.0, 0.0])
+    )
+    losses = hand_losses([[*BACKGROUND, [0.8, 0.6]]], [[OBJECT]])
+    loss_cls = BACKGROUND_QFL + qfl(0.8, 0.0) + qfl(0.6, IOU)
+    # The divisors are 2 / 2 and 1 / 2: DDP takes the mean of both processes.
+    assert_close(losses, [loss_cls, 2 * 0.8 * GIOU_LOSS / 0.5, 0.25 * 0.8 * DFL / 0.5])
+
+
+def test_terms_of_a_guided_quality_are_those_worked_by_hand():
+    """GFLv2: the product of class score and quality is what is learned and what weighs the box."""
+    base = hand_predictions([[*BACKGROUND, [0.8, 0.6]]])
+    score = torch.tensor([[[0.5], [0.5], [0.5], [0.75]]])
+    quality = torch.log(score / (1 - score))
+    mode = QUALITY_MODES["distribution_guided"]
+    criterion = GFLCriterion(ATSSAssigner(top_k=1), GeneralBox(2), quality=mode)
+    targets = make_targets([[OBJECT]], [[LABEL]], size=(16, 16))
+    losses = criterion(Predictions(base.cls_logits, base.box_logits, GRID, quality), targets)
+    loss_cls = sum(qfl(0.5 * score, 0.0) for row in BACKGROUND for score in row)
+    loss_cls += qfl(0.75 * 0.8, 0.0) + qfl(0.75 * 0.6, IOU)
+    want = [loss_cls, 2 * 0.6 * GIOU_LOSS, 0.25 * 0.6 * DFL]
+    assert_close([loss.item() for loss in losses.values()], want)
+
+
+def test_candidates_are_scored_as_at_test_time():
+    """A class score of 1/2 times a quality of 1/4; the box is the one above, in pixels."""
+    base = hand_predictions([[[0.5, 0.5]] * 4])
+    quality = torch.full((1, 4, 1), -math.log(3))
+    predictions = Predictions(base.cls_logits, base.box_logits, GRID, quality)
+    found = GFLCriterion(ATSSAssigner(), GeneralBox(2)).candidates(predictions)
+    assert_close(found.scores, torch.full((1, 4, 2), 0.125))
+    assert_close(found.boxes[0, 3], [-4, 0, 10.4, 14])
+    assert not found.scores.requires_grad and not found.boxes.requires_grad

@@ -377,18 +377,10 @@ def test_image_id_listed_twice(folder):
     assert "image id 10" in message
 
 
-def test_negative_index_is_a_whole_sample_or_an_error(folder):
-    dataset = load(folder)
-    try:
-        sample = dataset[-1]
-    except IndexError:
-        return
-    assert sample.boxes.tolist() == dataset[1].boxes.tolist()
-
-
-def test_index_beyond_the_end_is_an_error(folder):
+@pytest.mark.parametrize("index", [-1, 2])
+def test_index_beyond_the_ends_is_an_error(folder, index):
     with pytest.raises(IndexError):
-        load(folder)[2]
+        load(folder)[index]
 
 
 @pytest.mark.parametrize(
@@ -608,9 +600,10 @@ def test_messy_size_that_differs_from_the_json(folder):
     assert dataset.findings[0].kind == "boxes_of_other_size"
 
 
-def test_messy_boxes_drawn_before_turning(folder):
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_messy_boxes_drawn_before_turning(folder, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.new("RGB", SIZE[::-1]).save(folder / "images" / "a.jpg", exif=exif)
     values = content()
     values["images"][0]["file_name"] = "a.jpg"  # 60 x 40 as stored, 40 x 60 upright
@@ -781,3 +774,31 @@ def test_pickled_dataset_gives_the_same_samples(folder):
         assert got.boxes.tolist() == want.boxes.tolist()
         assert got.labels.tolist() == want.labels.tolist()
         assert got.image_id == want.image_id
+
+
+BOXES = [[10, 20, 20, 10], [30, 5, 25, 30], [2, 3, 20, 30], [5, 25, 50, 10], [40, 20, 9, 9]]
+
+
+@pytest.mark.parametrize("kind", ["normalised_file", "xyxy_file"])
+def test_messy_areas_of_converted_files_are_those_of_the_boxes(folder, kind):
+    """Stated as the wrong form has them; COCO's sizes go by them."""
+    wrong = [[x / 60, y / 40, w / 60, h / 40] for x, y, w, h in BOXES]
+    if kind == "xyxy_file":
+        wrong = [[x, y, x + w, y + h] for x, y, w, h in BOXES]
+    entries = [
+        {"id": 1 + i, "image_id": 10, "category_id": 3, "bbox": box, "area": box[2] * box[3]}
+        for i, box in enumerate(wrong)
+    ]
+    dataset = load(folder, content(*entries), **{kind: "repair"})
+    areas = [entry["area"] for entry in truth_of(dataset).dataset["annotations"]]
+    assert areas == pytest.approx([w * h for *_, w, h in BOXES])
+
+
+def test_messy_three_boxes_that_reach_out_are_no_file_of_corners(folder):
+    corners = [[x, y, x + w, y + h] for x, y, w, h in BOXES[:3]]
+    entries = [
+        {"id": 1 + i, "image_id": 10, "category_id": 3, "bbox": box}
+        for i, box in enumerate(corners)
+    ]
+    kinds = {finding.kind for finding in load(folder, content(*entries)).findings}
+    assert kinds == {"clipped_box"}

@@ -164,3 +164,25 @@ def test_a_score_to_filter_by_is_a_number_from_0_to_1(score):
     found = Detections(empty, empty[:, 0], empty[:, 0].long(), empty)
     with pytest.raises(gfl.UserError, match="expected a number from 0 to 1"):
         found.filter(score)
+
+
+def test_the_mirror_image_of_detections_by_hand():
+    places = [[10.0, 9, 8], [20, 19, 18], [30, 31, 32], [50, 51, 52]]
+    one = Detections(
+        boxes=torch.tensor([[10.0, 20, 30, 50]]),
+        scores=torch.tensor([0.5]),
+        labels=torch.tensor([1]),
+        edge_std=torch.tensor([[1.0, 2, 3, 4]]),
+        distributions=torch.arange(12.0).reshape(1, 4, 3),
+        edge_positions=torch.tensor([places]),
+    )
+    got = one.mirrored(100)
+    assert got.boxes.tolist() == [[70, 20, 90, 50]]
+    assert got.edge_std.tolist() == [[3, 2, 1, 4]]
+    assert got.distributions[0, :, 0].tolist() == [6, 3, 0, 9]
+    mirrored = [[70, 69, 68], [20, 19, 18], [90, 91, 92], [50, 51, 52]]
+    assert got.edge_positions[0].tolist() == mirrored
+    assert one.edge_positions[0].tolist() == places
+    again = got.mirrored(100)
+    for name in ("boxes", "scores", "labels", "edge_std", "distributions", "edge_positions"):
+        assert torch.equal(getattr(again, name), getattr(one, name)), name

@@ -266,3 +266,12 @@ def test_half_precision_is_tried_on_the_teacher_too(taught, tmp_path, monkeypatc
     assert load_checkpoint(tmp_path / "run" / "last.pt")["precision"]["used"] == "fp32"
     said = "train.precision bf16 is turned off: the teacher's box_logits are not finite"
     assert said in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("color_order", "bgr"), ("mean", [0.0] * 3), ("std", [1.0] * 3)]
+)
+def test_a_teacher_of_other_pixels_is_refused(taught, tmp_path, key, value):
+    config = student_config(taught).with_values({f"data.{key}": value})
+    with pytest.raises(UserError, match=rf"data\.{key} is"):
+        gfl.train(config, work_dir=tmp_path / "run")

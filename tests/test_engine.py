@@ -438,3 +438,26 @@ def test_a_zip_that_can_not_be_read_is_a_message(tmp_path, damage):
     assert not is_checkpoint(path)
     with pytest.raises(UserError):
         open_checkpoint(path)
+
+
+def test_all_of_a_state_comes_back():
+    def state():
+        model = nn.Linear(2, 1)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        optimizer, schedule = make_optimizer(model), Schedule(0.1, 10)
+        return TrainState(model, optimizer, schedule, scaler, ema=EMA(model, 0.9, 1))
+
+    first = state()
+    first.ema.model.weight.add_(1)
+    first.step, first.evaluated_step, first.bad_steps = 7, 6, 3
+    first.best = {"AP": 0.5, "epoch": 2}
+    first.precision = {"asked": "bf16", "used": "fp32"}
+    kept, drawn = copy.deepcopy(first.state_dict()), torch.rand(3)
+    second = state()
+    second.load_state_dict(kept)
+    assert torch.equal(torch.rand(3), drawn)
+    for name in ("step", "evaluated_step", "best", "bad_steps", "precision"):
+        assert getattr(second, name) == getattr(first, name), name
+    for name in ("model", "ema"):
+        for key, value in second.state_dict()[name].items():
+            assert torch.equal(value, kept[name][key]), (name, key)

@@ -393,3 +393,19 @@ def test_yolo_lists_with_backslashes_keep_their_boxes(folders):
 
     (yolo / "data.yaml").write_text(re.sub(r"(?m)^train:.*$", "train: train.txt", text))
     assert len(dataset_of(yolo, "yolo").objects()[0]) == want > 0
+
+
+def test_each_part_has_an_image_whatever_the_fraction(tmp_path):
+    folder = write_coco(tmp_path / "set", {"train": 4})
+    for fraction, images in ((0.1, 1), (0.9, 3)):
+        assert len(dataset_of(folder, split="val", val_fraction=fraction)) == images
+        assert len(dataset_of(folder, split="train", val_fraction=fraction)) == 4 - images
+
+
+def test_yolo_labels_take_the_place_of_the_last_folder_named_images(folders):
+    yolo = folders["yolo"]
+    (yolo / "images" / "more").mkdir()
+    for kind in ("images", "labels"):
+        (yolo / kind / "train").rename(yolo / "images" / "more" / kind)
+    rewrite(yolo, "names: [disc, square]\ntrain: images/more/images\n")
+    assert len(dataset_of(yolo, "yolo")[0].boxes) == 2

@@ -167,7 +167,7 @@ def test_training_runs_and_resumes_on_a_gpu(tmp_path, precision):
         config = tiny_config(folder, epochs=epochs, **options)
         config = config.model_copy(update={"device": "cuda"})
         outcome = gfl.train(config, work_dir=tmp_path / "run", resume=True)
-    assert outcome["best"]["epoch"] in (1, 2)
+    assert outcome["best"]["AP"] >= outcome["last"]["AP"] >= 0
     assert "resumed at step 2 of 4" in (tmp_path / "run" / "log.txt").read_text()
 
 

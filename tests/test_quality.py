@@ -134,3 +134,9 @@ def test_an_unknown_quality_names_the_choices():
     config = parse_config({"model": {"quality": "distribution_guide"}})
     with pytest.raises(UserError, match="did you mean 'distribution_guided'"):
         build_model(config, 3, load_pretrained=False)
+
+
+def test_a_score_that_is_its_label_has_a_finite_gradient_for_a_fractional_beta():
+    scores = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    quality_focal_loss_of_scores(scores, scores.detach(), 0.5).sum().backward()
+    assert scores.grad.isfinite().all()

@@ -499,3 +499,9 @@ def test_a_training_on_tiles(folder, tmp_path):
     assert {entry["image_id"] for entry in results} <= set(val.image_ids.tolist())
     views, _ = build_tile_views(config, val)
     assert len(views) > 2 * len(val)
+
+
+def test_of_a_crowd_region_every_part_stays_in_a_tile():
+    """10 of 70 columns: less than what an object needs."""
+    tiles = TiledDataset(Drawn((SIZE, [], [[0, 0, 70, 10]])), 100, 0.4)
+    assert tiles[1].ignore_boxes.tolist() == [[0, 0, 10, 10]]

@@ -21,6 +21,7 @@ from gfl.cli import test as test_command
 from gfl.cli import train as train_command
 from gfl.config import merge_values, parse_config
 from gfl.data.batch import Normalize
+from gfl.engine.ema import EMA
 from gfl.engine.optim import Schedule
 from gfl.engine.train import train_step
 from gfl.errors import TrainingFailed, UserError
@@ -244,7 +245,10 @@ def test_accumulated_parts_give_the_mean_of_their_gradients(folder):
         assert loss.item() == pytest.approx(mean, rel=1e-5), name
 
 
-def test_a_data_error_in_a_worker_is_the_users_message(folder, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_becomes_unreadable_is_named_once_and_replaced(
+    workers, folder, tmp_path, capsys, monkeypatch
+):
     copied = tmp_path / "set"
     shutil.copytree(folder, copied)
     victim = next((copied / "images").glob("train_*"))
@@ -257,10 +261,15 @@ def test_a_data_error_in_a_worker_is_the_users_message(folder, tmp_path, capsys,
 
     monkeypatch.setattr(build, "build_dataset", then_damage)
     values = tiny_values(copied)
-    values["data"]["workers"] = 1
+    values["data"]["workers"] = workers
     config = write_config(tmp_path / "c.yaml", values)
     status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
-    assert status == 2
+    assert status == 0 and error.count(f"WARNING: {victim} is not a readable image") == 1
+    assert "The next image takes its place" in (tmp_path / "run" / "log.txt").read_text()
+    shutil.copytree(folder / "images", copied / "images", dirs_exist_ok=True)
+    options = ("--work-dir", tmp_path / "strict", "data.max_skipped=0")
+    status, error = run_train(capsys, config, *options)
+    assert status == 2 and "1 of 10 images could be read when the training began" in error
     assert f"{victim} is not a readable image" in error and "Traceback" not in error
 
 
@@ -541,3 +550,10 @@ def test_the_outcome_of_a_training_whose_last_is_gone_is_not_written_over(resume
     with pytest.raises(gfl.UserError, match="init_from="):
         start_work_dir(tmp_path, resume)
     assert (tmp_path / "best.pt").read_bytes() == b"mine"
+
+
+def test_the_average_knows_how_many_steps_are_done(folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(EMA, "update", lambda self, model, step: seen.append(step))
+    gfl.train(tiny_config(folder, epochs=1, ema_decay=0.9), work_dir=tmp_path / "run")
+    assert seen == [1, 2, 3]

@@ -51,8 +51,8 @@ def state_of(name: str, **train):
     return build.build_state(parse_config(values), 2, 3, CPU)
 
 
-def steps(state, count: int, lr: float = 0.01) -> None:
-    state.schedule = Schedule(lr, total_steps=100, warmup_steps=0)
+def steps(state, count: int, lr: float = 0.01, warmup_steps: int = 0) -> None:
+    state.schedule = Schedule(lr, total_steps=100, warmup_steps=warmup_steps)
     state.model.train()
     targets = make_targets([[[8, 8, 72, 80]], [[20, 4, 60, 90]]], [[0], [1]], size=(96, 96))
     metas = tuple(ImageMeta(i, (96, 96), (96, 96), (1.0, 1.0)) for i in range(2))
@@ -359,3 +359,32 @@ def test_what_may_change_on_resuming(folder, tmp_path, monkeypatch):
     ) as caught:
         gfl.train(other, work_dir=tmp_path / "run", resume=True)
     assert "train.freeze: [] -> ['head.cls_tower']" in str(caught.value)
+
+
+def test_a_step_has_the_rate_of_the_steps_before_it():
+    """The second of a warm-up of four."""
+    state = state_of("resnet18")
+    steps(state, 2, lr=1.0, warmup_steps=4)
+    [group] = state.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.001 + 0.999 / 4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_a_scaled_loss_is_clipped_at_its_own_norm(scale):
+    """As in fp16: with plain SGD at rate 1 the whole move has the length of grad_clip."""
+    state = state_of("resnet18", momentum=0.0, weight_decay=0.0)
+    state.schedule = Schedule(1.0, total_steps=10, warmup_steps=0)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    targets = make_targets([[[8, 8, 72, 80]], [[20, 4, 60, 90]]], [[0], [1]], size=(96, 96))
+    metas = tuple(ImageMeta(i, (96, 96), (96, 96), (1.0, 1.0)) for i in range(2))
+    images = torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8)
+    batch = Batch(images, torch.full((2, 2), 96), targets, metas)
+    config = parse_config({"model": {"reg_max": 8}, "train": {"grad_clip": 0.1}})
+    options, normalize = build.build_loop_options(config, 3), Normalize((128.0,) * 3, (60.0,) * 3)
+    criterion = build.build_criterion(config)
+    _, norm = train_step(state, state.model.train(), [batch], criterion, normalize, options)
+    assert 0.1 < norm < 1000
+    moves = [p.detach() - old for p, old in zip(state.model.parameters(), before, strict=True)]
+    moved = torch.stack([move.square().sum() for move in moves]).sum().sqrt()
+    assert moved.item() == pytest.approx(0.1, rel=1e-3)
