@@ -10,7 +10,13 @@ from conftest import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
 from gfl.losses import distribution_focal_loss, giou_loss, quality_focal_loss
-from gfl.losses.functional import expectation, focal_loss, gaussian_nll_loss
+from gfl.losses.functional import (
+    expectation,
+    focal_loss,
+    gaussian_nll_loss,
+    quality_focal_loss_of_scores,
+    score_distribution_loss,
+)
 
 BETAS = (0.0, 0.5, 1.0, 2.0, 2.5, 4.0)
 # Logits of the probabilities 1/8, 2/8, 5/8.
@@ -318,3 +324,19 @@ def test_gaussian_nll_is_least_where_the_deviation_is_the_error():
     std = torch.linspace(0.1, 3, 30)
     value = gaussian_nll_loss(torch.zeros(30), std, torch.full((30,), 0.7))
     assert std[value.argmin()].item() == pytest.approx(0.7, abs=0.05)
+
+
+@pytest.mark.parametrize("label", [-0.01, 1.01])
+def test_labels_that_are_no_quality_are_an_error_in_debug_mode(label):
+    target, logits = torch.tensor([[0.5], [label]]), torch.zeros(2, 1)
+    losses = (
+        lambda: quality_focal_loss(logits, target),
+        lambda: quality_focal_loss_of_scores(logits.sigmoid(), target),
+        lambda: score_distribution_loss(torch.zeros(2, 1, 3), target),
+    )
+    quality_focal_loss(logits, target)  # nothing waits for the device otherwise
+    with torch.autograd.set_detect_anomaly(True):
+        for loss in losses:
+            with pytest.raises(ValueError, match=r"labels are .*, expected a quality in \[0, 1\]"):
+                loss()
+        quality_focal_loss(logits, target.clamp(0, 1))

@@ -26,7 +26,7 @@ OPTIONAL = {
     "onnx": "export; pip install 'gfl-detection[onnx]'",
     "onnxscript": "export; pip install 'gfl-detection[onnx]'",
     "onnxruntime": "checking an export; pip install 'gfl-detection[onnx]'",
-    "supervision": "Detections.to_supervision(); pip install supervision",
+    "supervision": "Detections.to_supervision(); pip install 'gfl-detection[supervision]'",
 }
 
 

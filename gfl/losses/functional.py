@@ -28,14 +28,27 @@ def quality_focal_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -> Ten
     Returns:
         (..., C) loss, unreduced. Gradient flows through the modulating factor too.
 
+    Raises:
+        ValueError: beta is negative; in debug mode, `torch.autograd.set_detect_anomaly(True)`, also
+            a label outside of [0, 1], for which the device is waited for.
+
     Source: arXiv 2006.04388 equation 3; mmdet `quality_focal_loss`. The authors' code takes no
     absolute value and is NaN for a fractional beta.
     """
-    if beta < 0:
-        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    _check_quality(beta, target)
     distance = (target - logits.sigmoid()).abs().clamp(min=MIN_DISTANCE)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return cross_entropy * distance.pow(beta)
+
+
+def _check_quality(beta: float, target: Tensor) -> None:
+    if beta < 0:
+        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    if torch.compiler.is_compiling() or not torch.is_anomaly_enabled():
+        return
+    if ((target < 0) | (target > 1)).any():
+        low, high = target.min().item(), target.max().item()
+        raise ValueError(f"labels are {low:g} to {high:g}, expected a quality in [0, 1]")
 
 
 def quality_focal_loss_of_scores(scores: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
@@ -54,8 +67,7 @@ def quality_focal_loss_of_scores(scores: Tensor, target: Tensor, beta: float = 2
 
     Source: arXiv 2011.12885; GFocalV2 `quality_focal_loss` (use_sigmoid=False).
     """
-    if beta < 0:
-        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    _check_quality(beta, target)
     distance = (target - scores).abs().clamp(min=MIN_DISTANCE)
     # torch's cross-entropy stops the program at a NaN, on a GPU for good.
     is_number = ~(scores + target).isnan()
@@ -148,8 +160,7 @@ def score_distribution_loss(logits: Tensor, target: Tensor, beta: float = 2.0) -
     Returns:
         (...) loss, unreduced.
     """
-    if beta < 0:
-        raise ValueError(f"beta is {beta}, expected a value >= 0")
+    _check_quality(beta, target)
     distance = (target - expected_score(logits)).abs().clamp(min=MIN_DISTANCE)
     cross_entropy = distribution_focal_loss(logits, target * (logits.shape[-1] - 1))
     return cross_entropy * distance.pow(beta)
