@@ -165,7 +165,7 @@ class Data(Section):
     policy: Policy = Policy()
     """By kind of defect (docs/data.md)."""
     max_skipped: Probability = 0.5
-    """Stop if a larger fraction of the images had to be left out."""
+    """Stop if a larger fraction of the images is left out, or can not be read later."""
     check_cache: Place | None = None
     """Folder that remembers which image files were found good; null takes the user's cache."""
     train_size: Annotated[Resize, OR_AUTO] = Resize()
