@@ -192,7 +192,7 @@ def tiny_values(folder: Path, **train) -> dict:
             "workers": 0,
         },
         "model": {
-            "backbone": {"name": "resnet18", "pretrained": False},
+            "backbone": {"name": "resnet18_w16", "pretrained": False},
             "neck": {"channels": 32},
             "head": {"channels": 64, "stacked_convs": 1},
             "reg_max": 8,

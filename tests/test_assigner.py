@@ -11,6 +11,7 @@ from builders import STRIDES, make_targets, measured, pyramid, random_boxes, ran
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gfl.assigner import ATSSAssigner, in_crowd
+from gfl.boxes import xyxy_to_ltrb
 from gfl.grid import ORIGINS, make_grid
 from gfl.losses import GFLCriterion
 from gfl.models.box_representation import GeneralBox
@@ -515,3 +516,34 @@ def test_step_never_waits_and_a_larger_batch_takes_no_more_calls(objects):
     one, four = calls_of_a_step(1, objects), calls_of_a_step(4, objects)
     assert "scatter_reduce" in one and "_log_softmax_backward_data" in one
     assert one == four
+
+
+# Reach ------------------------------------------------------------------------------------------
+
+
+def test_objects_beyond_the_reach_of_a_level_go_to_the_next_by_hand():
+    """64 pixels, as large as an anchor of stride 8: 4 strides from its centre there, 2 at 16."""
+    grid, targets = pyramid(256, 256), make_targets([[[96, 96, 160, 160]]], size=(256, 256))
+
+    def strides_of(assigner: ATSSAssigner) -> set[float]:
+        positive = assigner(grid, targets).gt_index[0] >= 0
+        assert positive.any()
+        return set(grid.strides[positive].tolist())
+
+    assert 8.0 in strides_of(ATSSAssigner())
+    assert strides_of(ATSSAssigner(reach=3.9)) == {16.0}
+    assert strides_of(ATSSAssigner(reach=0.01)) == {128.0}  # of which there is always one
+
+
+def test_positives_lie_within_the_reach_or_on_the_coarsest_level():
+    grid, size = pyramid(320, 416), (320, 416)
+    targets = make_targets([random_boxes(12, *size, seed=seed) for seed in range(4)], size=size)
+    plain, limited = ATSSAssigner()(grid, targets), ATSSAssigner(reach=2.5)(grid, targets)
+    assert not torch.equal(plain.gt_index, limited.gt_index)
+    for image, found in enumerate(limited.gt_index):
+        rows = (found >= 0).nonzero()[:, 0]
+        boxes, strides = targets.boxes[image, found[rows]], grid.strides[rows]
+        reached = xyxy_to_ltrb(grid.centers[rows], boxes).amax(1) <= 2.5 * strides
+        assert (reached | (strides == 128)).all() and reached.any()
+    far = ATSSAssigner(reach=1000.0)(grid, targets)
+    assert torch.equal(plain.gt_index, far.gt_index)

@@ -23,8 +23,8 @@ def test_two_processes_stop_together_and_a_resume_says_why(tmp_path, capsys):
     folder, work_dir = write_coco(tmp_path / "set", {"train": 4, "val": 2}), tmp_path / "run"
     # Weights that hardly move: the first evaluation stays the best.
     values = tiny_values(folder, epochs=4, lr=1e-12, early_stop_epochs=1, weight_decay=0.0)
-    values["model"]["backbone"]["norm"] = "frozen"
-    values["model"]["backbone"]["pretrained"] = str(tmp_path / "weights.pth")
+    weights = str(tmp_path / "weights.pth")
+    values["model"]["backbone"] = {"name": "resnet18", "norm": "frozen", "pretrained": weights}
     import torchvision
 
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")

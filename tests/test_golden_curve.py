@@ -24,7 +24,7 @@ def losses(folder, name: str, **changes) -> np.ndarray:
     config = tiny_config(folder, epochs=2, lr=0.0002, eval_epochs=2, checkpoint_steps=STEPS)
     values = config.to_dict()
     values["data"]["train_size"] = {"short": 64, "long": 96}
-    values["model"]["backbone"]["pretrained"] = str(folder / "backbone.pth")
+    values["model"]["backbone"].update(name="resnet18", pretrained=str(folder / "backbone.pth"))
     for section, keys in changes.items():
         values[section].update(keys)
     gfl.train(parse_config(values), work_dir=folder / name)

@@ -147,7 +147,7 @@ def test_fine_tuning_trains_from_the_weights(converted, tmp_path):
         path = tmp_path / "source.pt"
     # After a warm-up of a single step the average has kept but half of its start.
     values = tiny_values(folder, epochs=1, lr=1e-12, ema_decay=0.9, ema_warmup_steps=1)
-    values["model"]["backbone"].update(norm="frozen", frozen_stages=1)
+    values["model"]["backbone"].update(name="resnet18", norm="frozen", frozen_stages=1)
     config = parse_config({**values, "init_from": str(path)})
     work_dir = tmp_path / "run"
     gfl.train(config, work_dir=work_dir)

@@ -48,7 +48,7 @@ def test_detections_are_in_the_images_own_pixels(detector, files):
 
 
 def test_a_detector_prints_what_it_is(detector):
-    assert repr(detector) == "Detector(resnet18, cpu, classes: square, disc)"
+    assert repr(detector) == "Detector(resnet18_w16, cpu, classes: square, disc)"
 
 
 def test_path_array_and_picture_are_the_same(detector, files):

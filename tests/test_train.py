@@ -498,8 +498,8 @@ def test_offline_pretrained_names_the_file_to_place(folder, tmp_path, monkeypatc
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     config = write_config(tmp_path / "c.yaml", tiny_values(folder))
-    override = "model.backbone.pretrained=true"
-    status, error = run_train(capsys, config, override, "--work-dir", tmp_path / "run")
+    overrides = ("model.backbone.name=resnet18", "model.backbone.pretrained=true")
+    status, error = run_train(capsys, config, *overrides, "--work-dir", tmp_path / "run")
     assert status == 2
     assert "resnet18-f37072fd.pth" in error and str(tmp_path / "cache") in error
 

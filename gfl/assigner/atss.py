@@ -29,16 +29,26 @@ class ATSSAssigner:
         ignore_crowd: leave locations in crowd regions out of the classification loss (see
             `in_crowd`); positives stay positives. False: such locations are background, as in the
             reference.
+        reach: how far the sides of a box may lie from a candidate, in its strides, such as the
+            reg_max that limits what it can express; None for any distance, as in the reference. On
+            the coarsest level any distance will do, so that no object is left without.
 
     Source: arXiv 1912.02424 algorithm 1; mmdet `ATSSAssigner`.
     """
 
     anchors_per_cell = 1
 
-    def __init__(self, top_k: int = 9, anchor_scale: float = 8.0, ignore_crowd: bool = False):
+    def __init__(
+        self,
+        top_k: int = 9,
+        anchor_scale: float = 8.0,
+        ignore_crowd: bool = False,
+        reach: float | None = None,
+    ):
         self.top_k = top_k
         self.anchor_scale = anchor_scale
         self.ignore_crowd = ignore_crowd
+        self.reach = reach
 
     @torch.no_grad()
     def __call__(self, grid: Grid, targets: Targets) -> Assignment:
@@ -58,12 +68,16 @@ class ATSSAssigner:
         """
         check_anchors(grid, self.anchors_per_cell)
         index, is_candidate = self.candidates(grid, targets)
-        centers = grid.centers[index]
-        half_side = 0.5 * self.anchor_scale * grid.strides[index][..., None]
+        centers, strides = grid.centers[index], grid.strides[index]
+        half_side = 0.5 * self.anchor_scale * strides[..., None]
         anchors = torch.cat((centers - half_side, centers + half_side), dim=-1)
         boxes = targets.boxes[:, :, None, :]
         iou = aligned_iou(anchors, boxes)
-        inside = xyxy_to_ltrb(centers, boxes).amin(-1) > MIN_INSIDE
+        ltrb = xyxy_to_ltrb(centers, boxes)
+        inside = ltrb.amin(-1) > MIN_INSIDE
+        if self.reach is not None:
+            within = ltrb.amax(-1) <= self.reach * strides
+            is_candidate = is_candidate & (within | (strides == grid.level_strides[-1]))
         enough = iou >= _mean_plus_std(iou, is_candidate)[..., None]
         gt_index = resolve_claims(index, iou, is_candidate & inside & enough, grid.strides.shape[0])
         # At most one positive a candidate, so M is known beforehand.

@@ -179,6 +179,9 @@ class Assigner(Section):
     anchor_scale: Float = Field(default=8.0, gt=0)
     """Side of a location's square anchor, in strides; with name: retinanet, of the smallest of
     nine (4 in its paper)."""
+    reach: Float | None = Field(default=None, gt=0)
+    """With name: atss, how far the sides of an object may lie from its candidates, in strides (but
+    on the coarsest level): model.reg_max keeps to levels that can express the box; null is any."""
     center_radius: Float = Field(default=1.5, gt=0)
     """With name: fcos or simota, how far from an object's centre its positives may lie, in strides;
     with simota farther ones are taken where these are too few."""
