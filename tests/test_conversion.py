@@ -306,6 +306,7 @@ def test_the_hash_in_a_published_name_is_compared(model, tmp_path, capsys):
 def test_a_given_config_says_the_architecture(model, tmp_path, capsys):
     """For shapes that are not recognised; here a config that does not fit is refused."""
     values = tiny_values(tmp_path)
+    values["model"]["backbone"]["name"] = "resnet18"
     config = tmp_path / "mine.yaml"
     config.write_text(json.dumps({"model": values["model"]}))
     source = write(tmp_path / "a.pth", model)

@@ -17,6 +17,7 @@ SOURCE = ("cat", "dog", "owl")
 
 def config_from(path, tmp_path, **more):
     values = tiny_values(tmp_path, **more.pop("train", {}))
+    values["model"]["backbone"]["name"] = "resnet18"
     return parse_config({**values, "init_from": str(path), **more})
 
 
