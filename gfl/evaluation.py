@@ -7,7 +7,7 @@ import torch
 
 from gfl import build
 from gfl.automatic import choose_layout
-from gfl.config import merge_overrides, parse_config
+from gfl.config import Config, merge_overrides, parse_config
 from gfl.conversion import open_checkpoint, restored_network
 from gfl.data.own_dataset import completed
 from gfl.detections import DEFAULT_THRESHOLD
@@ -52,11 +52,7 @@ def evaluate(
     config.data.spare(*outputs)
     names = tuple(content["class_map"]["names"])
     with process_group(config.device) as device:
-        if dataset is None:
-            config, _ = choose_layout(config)
-            dataset = build.build_dataset(config, split, names)
-        else:
-            dataset = completed(dataset, names)
+        config, dataset = _data(config, split, names, dataset)
         model = restored_network(content, config, str(checkpoint))
         if plots is not None and is_main():
             _make_folder(Path(plots))
@@ -80,6 +76,14 @@ def evaluate(
             _plot(Path(plots), dataset, results, metrics["thresholds"])
             say(f"precision_recall.png, f1.png and confusion.png are in {plots}")
         return metrics, results
+
+
+def _data(config: Config, split: str, names: tuple[str, ...], given) -> tuple:
+    """The config without auto in what is read, and the data set: the config's, or the given one."""
+    if given is not None:
+        return config, completed(given, names)
+    config, _ = choose_layout(config)
+    return config, build.build_dataset(config, split, names)
 
 
 def _introduction(content: dict, name: str, split: str, views: int) -> str:

@@ -98,17 +98,9 @@ class _Run:
             drawn = f"the sample data was drawn into {config.data.path}"
             note = f"{note}\n{drawn}" if note else drawn
         broadcast_object(None)  # the others wait for it
-        if train_dataset is not None:
-            train_dataset = completed(train_dataset, num_classes=config.model.num_classes)
         known = checkpoint and checkpoint["config"]
-        config, train_dataset, self.choices = choose_all(config, known, train_dataset, device)
-        self.config = config
-        self.class_names = tuple(train_dataset.class_names)
-        if val_dataset is None:
-            val_dataset = build.build_dataset(config, "val", self.class_names)
-        else:
-            val_dataset = completed(val_dataset, self.class_names)
-        self.train_data, self.val_data = train_dataset, val_dataset
+        self._choose_data(known, train_dataset, val_dataset)
+        config = self.config
         self.train_loader = build.build_train_loader(config, self.train_data)
         self.sampler = self.train_loader.batch_sampler
         self.criterion = build.build_criterion(config)
@@ -147,6 +139,19 @@ class _Run:
             config, self.val_data, self.normalize, self.options, self.keeper, self.log, stop
         )
         self._introduce(checkpoint, note)
+
+    def _choose_data(self, known: dict | None, train_dataset, val_dataset) -> None:
+        """The data sets, the config's or the given ones, and what the config left to them."""
+        config = self.config
+        if train_dataset is not None:
+            train_dataset = completed(train_dataset, num_classes=config.model.num_classes)
+        chosen = choose_all(config, known, train_dataset, self.device)
+        self.config, self.train_data, self.choices = chosen
+        self.class_names = tuple(self.train_data.class_names)
+        if val_dataset is None:
+            self.val_data = build.build_dataset(self.config, "val", self.class_names)
+        else:
+            self.val_data = completed(val_dataset, self.class_names)
 
     def train(self) -> dict:
         """Train what is left, evaluating on the way."""

@@ -136,6 +136,7 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     left = target.floor().clamp(max=logits.shape[-1] - 2)  # n itself is all on its right
     right_weight = (target - left)[..., None]
+    # The loss of a NaN is NaN by its weights; as an index it would read outside of the bins.
     left_index = left.nan_to_num(0).long()[..., None]
     log_probability = F.log_softmax(logits, dim=-1)
     log_left = log_probability.gather(-1, left_index)
