@@ -106,7 +106,7 @@ def memory_lines(config: Config, loader) -> list[str]:
     """Where pictures are kept; a warning where batches would not have room in shared memory."""
     size, train = config.data.train_size, config.train
     largest = padded_size((size.short_range[1], size.long))
-    if config.data.resize_on_device:
+    if loader.dataset.transform.on_device:
         height, width = loader.dataset.dataset.sizes.max(0).tolist()
         largest = (height, width)
     text = shortage(

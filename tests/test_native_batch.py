@@ -110,6 +110,30 @@ def loaders(folder, **data) -> list:
     return [(config, build.build_train_loader(config, dataset)) for config in configs]
 
 
+@pytest.mark.parametrize(
+    "case, device, data, expected",
+    [
+        ("a GPU", "cuda", {}, True),
+        ("a CPU", "cpu", {}, False),
+        ("it is said", "cuda", {"resize_on_device": False}, False),
+        ("it is said on a CPU", "cpu", {"resize_on_device": True}, True),
+        # Pictures of 120 x 160: at a short side of 60 they have four times the pixels.
+        ("as large as may be", "cuda", {"train_size": {"short": 60, "long": 128}}, True),
+        ("too large", "cuda", {"train_size": {"short": 59, "long": 128}}, False),
+        ("too long", "cuda", {"train_size": {"short": 60, "long": 79}}, False),
+        ("colours change", "cuda", {"augment": {"color": 0.5}}, False),
+        ("put together", "cuda", {"augment": {"mosaic": 0.5, "close_mosaic": 0}}, False),
+    ],
+)
+def test_a_gpu_resizes_where_that_saves_work(tmp_path, monkeypatch, case, device, data, expected):
+    monkeypatch.setattr("gfl.build.data.local_device", lambda _: torch.device(device))
+    values = tiny_values(write_coco(tmp_path, {"train": 2, "val": 1}, size=(120, 160)))
+    values["data"] |= data
+    config = parse_config(values)
+    loader = build.build_train_loader(config, build.build_dataset(config, "train"))
+    assert loader.dataset.transform.on_device is expected
+
+
 def test_losses_drawings_and_kept_batches_are_the_plain_ones(tmp_path):
     outcomes, pictures, kept = [], [], []
     for config, loader in loaders(tmp_path / "data"):

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gfl.build.augment import build_augment, build_factors, require_masks
@@ -22,13 +23,15 @@ from gfl.data.stand_ins import STAND_INS
 from gfl.data.transforms import Transform, resized_size
 from gfl.data.voc import read_voc, voc_list
 from gfl.data.yolo import YoloFolder
-from gfl.distributed import broadcast_object, is_main, rank, world_size
+from gfl.distributed import broadcast_object, is_main, local_device, rank, world_size
 from gfl.errors import UserError
 from gfl.schema import Config
 from gfl.schema.data import Data
 
 # Names of `gfl.build.BOX_REPRESENTATIONS` whose sides are not limited by model.reg_max.
 UNBOUNDED_BOXES = ("dirac", "gaussian")
+# Pictures of more times the pixels of the network input cost more to hand over than to resize.
+LARGEST_HANDED_OVER = 4
 
 
 def build_dataset(
@@ -235,15 +238,15 @@ def build_train_loader(config: Config, dataset):
         build_factors(config, dataset),
     )
     augment = data.augment
+    composed = build_augment(config, dataset)
     transform = Transform(
         data.train_size.long,
         augment.flip_horizontal,
         augment.flip_vertical,
         augment.color,
         train.seed,
-        data.resize_on_device,
+        _resizes_on_device(config, dataset.sizes, composed),
     )
-    composed = build_augment(config, dataset)
     asked = {"reduced_decoding": data.reduced_decoding, "cache": data.cache != "none"}
     whole = dataset if data.tiles is None else dataset.whole
     for name in (name for name, is_asked in asked.items() if is_asked):
@@ -295,3 +298,23 @@ def build_eval_loader(
     )
     samples = TransformedDataset(dataset, transform)
     return BatchLoader(samples, sampler, config.data.workers, new_join)
+
+
+def _resizes_on_device(config: Config, sizes: np.ndarray, composed) -> bool:
+    """What `data.resize_on_device` says; else a GPU does it for pictures that are not changed
+    otherwise and not much larger than what becomes of them.
+
+    Args:
+        config: of the training.
+        sizes: (n, 2) h, w of the pictures in their files.
+        composed: what makes one picture of several, or None.
+    """
+    data = config.data
+    if data.resize_on_device is not None:
+        return data.resize_on_device
+    if local_device(config.device).type == "cpu" or composed is not None or data.augment.color > 0:
+        return False
+    short, long = data.train_size.short_range[1], data.train_size.long
+    factors = np.minimum(short / sizes.min(1), long / sizes.max(1))
+    pixels = sizes.prod(1, dtype=np.int64)
+    return bool(pixels.sum() <= LARGEST_HANDED_OVER * (pixels * factors**2).sum())

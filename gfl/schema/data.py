@@ -176,8 +176,9 @@ class Data(Section):
     """With train_size: auto, the longest side that it may choose, pixels; null is 640."""
     tiles: Tiles | None = None
     """Cut large pictures into tiles (docs/tiles.md); null looks at whole pictures."""
-    resize_on_device: bool = False
-    """Let the GPU resize training pictures, to the same pixels, not the loading processes."""
+    resize_on_device: bool | None = None
+    """Let the GPU resize training pictures, to the same pixels, not the loading processes; null
+    does so where it saves work (docs/data.md)."""
     pad_to: Annotated[tuple[PaddedSize, ...], Field(min_length=1)] | None = None
     """[[h, w], ...] that training batches are padded to, the smallest that holds each; null pads
     to the largest image of the batch, or with train.compile to a few sizes found in the data."""
