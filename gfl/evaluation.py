@@ -81,7 +81,7 @@ def evaluate(
 def _data(config: Config, split: str, names: tuple[str, ...], given) -> tuple:
     """The config without auto in what is read, and the data set: the config's, or the given one."""
     if given is not None:
-        return config, completed(given, names)
+        return config, completed(given, names, evaluated=True)
     config, _ = choose_layout(config)
     return config, build.build_dataset(config, split, names)
 

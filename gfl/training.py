@@ -101,7 +101,7 @@ class _Run:
         known = checkpoint and checkpoint["config"]
         self._choose_data(known, train_dataset, val_dataset)
         config = self.config
-        self.train_loader = build.build_train_loader(config, self.train_data)
+        self.train_loader = build.build_train_loader(config, self.train_data, stand_in=True)
         self.sampler = self.train_loader.batch_sampler
         self.criterion = build.build_criterion(config)
         self.normalize = build.build_normalize(config, device)
@@ -151,7 +151,7 @@ class _Run:
         if val_dataset is None:
             self.val_data = build.build_dataset(self.config, "val", self.class_names)
         else:
-            self.val_data = completed(val_dataset, self.class_names)
+            self.val_data = completed(val_dataset, self.class_names, evaluated=True)
 
     def train(self) -> dict:
         """Train what is left, evaluating on the way."""

@@ -1,5 +1,7 @@
 """Resizing on the device: the pixels of OpenCV, the batch and the losses of the plain way."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -126,7 +128,7 @@ def loaders(folder, **data) -> list:
     ],
 )
 def test_a_gpu_resizes_where_that_saves_work(tmp_path, monkeypatch, case, device, data, expected):
-    monkeypatch.setattr("gfl.build.data.local_device", lambda _: torch.device(device))
+    monkeypatch.setattr("gfl.build.loaders.local_device", lambda _: torch.device(device))
     values = tiny_values(write_coco(tmp_path, {"train": 2, "val": 1}, size=(120, 160)))
     values["data"] |= data
     config = parse_config(values)
@@ -203,30 +205,54 @@ def test_batch_is_that_of_the_single_samples(on_device, color):
 
 
 @pytest.mark.parametrize("on_device", [True, False])
-def test_the_next_readable_image_takes_the_place(on_device):
+def test_a_readable_image_takes_the_place(on_device):
     class Five(Numbered):
+        """Of which all but 0 and 3 can not be read."""
+
         sizes = np.array([[30, 40]] * 5, np.int32)
 
         def __getitem__(self, index: int) -> Sample:
-            return super().__getitem__(2 if index == 4 else index)
+            return super().__getitem__(index if index in (0, 3) else 2)
 
-    view = TransformedDataset(Five(), Transform(90, on_device=on_device), stand_ins=1)
-    keys = [SampleKey(index, 0, 60) for index in (1, 2, 4)]
+    view = TransformedDataset(Five(), Transform(90, on_device=on_device), stand_in=True)
+    keys = [SampleKey(index, epoch, 60) for epoch in range(8) for index in (0, 1, 2)]
     batch = BatchLoader(view, [keys], 0).load(keys).to("cpu")
-    assert [meta.image_id for meta in batch.metas] == [1, 3, 0]
-    assert batch.metas[0].stands_in_for == ""
-    assert batch.metas[1].stands_in_for == "2.jpg is not a readable image"
-    view.stand_ins = 0
+    ids = [meta.image_id for meta in batch.metas]
+    assert ids[::3] == [0] * 8 and set(ids[1::3]) == set(ids[2::3]) == {0, 3}
+    assert ids == [meta.image_id for meta in BatchLoader(view, [keys], 0).load(keys).metas]
+    assert {meta.stands_in_for for meta in batch.metas[::3]} == {""}
+    assert {meta.stands_in_for for meta in batch.metas[1::3]} == {"2.jpg is not a readable image"}
+    view.stand_in = False
     with pytest.raises(UserError, match=r"2\.jpg is not a readable image"):
         BatchLoader(view, [keys], 0).load(keys)
 
 
-def test_picture_of_another_size_than_stated_is_refused():
-    view = TransformedDataset(Numbered(), Transform(90, on_device=True))
-    view.dataset.sizes = np.array([[30, 40], [30, 41]], np.int32)
-    loader = BatchLoader(view, [], 0)
-    with pytest.raises(UserError, match=r"image 1 has the shape \(30, 40, 3\), but .*\(30, 41\)"):
-        loader.load([SampleKey(0, 0, 60), SampleKey(1, 0, 60)])
+def test_without_any_readable_image_the_first_is_named():
+    class Lost(Numbered):
+        def __getitem__(self, index: int) -> Sample:
+            raise UserError(f"{index}.jpg is gone")
+
+    with pytest.raises(UserError, match=r"3\.jpg is gone"):
+        BatchLoader(TransformedDataset(Lost(), Transform(90), stand_in=True), [], 0).load(
+            [SampleKey(3, 0, 60)]
+        )
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_pictures_of_a_program_may_change_their_size_and_be_smaller_than_their_boxes(on_device):
+    class Changing(Numbered):
+        sizes = np.array([[30, 40], [30, 40]], np.int32)
+
+        def __getitem__(self, index: int) -> Sample:
+            sample = super().__getitem__(index)
+            if index == 0:
+                return replace(sample, image=sample.image[:20])
+            return replace(sample, image=sample.image[::2, ::2], full_size=(30, 40))
+
+    view = TransformedDataset(Changing(), Transform(90, on_device=on_device))
+    batch = BatchLoader(view, [], 0).load([SampleKey(0, 0, 60), SampleKey(1, 0, 60)]).to("cpu")
+    assert [meta.input_size for meta in batch.metas] == [(45, 90), (60, 80)]
+    assert [meta.original_size for meta in batch.metas] == [(20, 40), (30, 40)]
 
 
 def test_flips_leave_the_picture_of_the_data_set_alone():

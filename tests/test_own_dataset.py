@@ -8,6 +8,7 @@ from builders import tiny_values, write_coco
 import gfl
 from gfl.build import build_dataset
 from gfl.config import parse_config
+from gfl.data.dataset import Sample
 from gfl.data.own_dataset import OwnDataset, completed
 from gfl.errors import UserError
 
@@ -90,6 +91,17 @@ IMAGE = picture(8, 8)
         ((IMAGE.astype(np.float32), [], []), "float32, expected"),
         ((IMAGE, [[0, 0, 4, 4]], []), "1 boxes and 0 labels"),
         ((IMAGE, [[4, 0, 4, 4]], [0]), "boxes without an area"),
+        ((IMAGE, [], [], [[4, 0, 0, 4]]), "boxes without an area"),
+        ((IMAGE, [[8, 0, 12, 4]], [0]), r"boxes that lie outside of the image of \(8, 8\)"),
+        ((IMAGE, [[0, -4, 4, 0]], [0]), "boxes that lie outside of the image"),
+        ((IMAGE, [[0, 0, 4, 4, 1]], [0]), r"boxes of shape \(1, 5\), not \(n, 4\)"),
+        ((IMAGE, {"a": 1}, [0]), "item 0 of the data set can not be used"),
+        ((IMAGE, [[0, 0, 4, 4]], ["cat"]), "can not be used .*cat.*, expected image, boxes"),
+        ((IMAGE, [[0, 0, 4, 4]], [0.7]), "0.7 is no whole number"),
+        ((IMAGE, [], [], None), "item 0 of the data set can not be used"),
+        ((IMAGE, [], [], [], "1.jpg"), "item 0 of the data set can not be used .*1.jpg"),
+        (Sample(IMAGE, [[4, 0, 4, 4]], [0], [], 1), "boxes without an area"),
+        ((IMAGE, [[0, 0, 0.5, 0.5], [0.1, 0, 1, 1]], [0, 1]), "they seem to be fractions"),
         ((IMAGE, [[0, 0, np.nan, 4]], [0]), "boxes without an area"),
         ((IMAGE, [[0, 0, 4, 4]], [-1]), "the label -1"),
         ((IMAGE, [[0, 0, 4, 4]], [2]), "has the label 2, but its classes are 0 to 1"),
@@ -100,10 +112,52 @@ def test_items_that_are_none_are_named(item, message):
         OwnDataset(Items([item], class_names=("a", "b")))
 
 
-def test_image_ids_that_occur_twice_are_refused():
+def test_boxes_may_reach_beyond_the_image():
+    own = OwnDataset(Items([(IMAGE, [[-2, -2, 0.5, 12]], [0])]))
+    assert own.objects()[0].tolist() == [[-2, -2, 0.5, 12]]
+
+
+def test_image_ids_that_occur_twice_are_refused_in_evaluation():
     item = (IMAGE, [], [], [], 7)
+    dataset = OwnDataset(Items([item, item]))
+    assert len(dataset) == 2
     with pytest.raises(UserError, match="occur twice"):
-        OwnDataset(Items([item, item]))
+        dataset.ground_truth()
+
+
+def test_data_sets_that_are_none_are_refused():
+    with pytest.raises(UserError, match="a dict_keys, expected one with a length and items"):
+        completed({}.keys())
+    with pytest.raises(UserError, match="1 category_ids and 2 class_names"):
+        completed(Items([], class_names=("a", "b"), category_ids=(1,)))
+    assert OwnDataset(Items([], class_names=(7, 9))).class_names == ("7", "9")
+
+
+def test_an_item_that_can_not_be_read_is_named():
+    class Lost(Items):
+        def __getitem__(self, index):
+            raise FileNotFoundError("no such file: b.png")
+
+    with pytest.raises(UserError, match=r"item 0 of the data set can not be read: .*b\.png"):
+        OwnDataset(Lost([1]))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_other_classes_than_the_training_has_are_refused(tmp_path, whole):
+    folder = write_coco(tmp_path / "set", {"train": 1, "val": 1})
+    dataset = build_dataset(parse_config(tiny_values(folder)), "val")
+    if not whole:
+        dataset = Items([dataset[0]], class_names=dataset.class_names)
+    assert completed(dataset, ("square", "disc"), evaluated=True).class_names == ("square", "disc")
+    with pytest.raises(UserError, match="are square, disc, expected .* order: disc, square"):
+        completed(dataset, ("disc", "square"), evaluated=True)
+
+
+def test_only_evaluation_needs_the_ground_truth():
+    item = Sample(IMAGE, np.zeros((0, 4)), np.zeros(0), np.zeros((0, 4)), 1)
+    dataset = Items([item], class_names=("a",), category_ids=(1,), sizes=np.array([[8, 8]]))
+    assert completed(dataset) is dataset
+    assert isinstance(completed(dataset, evaluated=True), OwnDataset)
 
 
 def test_a_training_on_plain_items_is_that_on_the_files(tmp_path):

@@ -265,7 +265,7 @@ def test_an_image_that_becomes_unreadable_is_named_once_and_replaced(
     config = write_config(tmp_path / "c.yaml", values)
     status, error = run_train(capsys, config, "--work-dir", tmp_path / "run")
     assert status == 0 and error.count(f"WARNING: {victim} is not a readable image") == 1
-    assert "The next image takes its place" in (tmp_path / "run" / "log.txt").read_text()
+    assert "Another one takes its place" in (tmp_path / "run" / "log.txt").read_text()
     shutil.copytree(folder / "images", copied / "images", dirs_exist_ok=True)
     options = ("--work-dir", tmp_path / "strict", "data.max_skipped=0")
     status, error = run_train(capsys, config, *options)
@@ -379,7 +379,7 @@ def test_images_and_batches_without_objects_train(tmp_path):
     ("override", "message"),
     [
         ("train.epoch=3", "unknown key 'train.epoch'; did you mean 'epochs'?"),
-        ("data.path=nowhere", "cannot read annotations nowhere/annotations/train.json"),
+        ("data.path=nowhere", "nowhere is no folder: expected one with annotations/train"),
         ("model.backbone.name=resnet19", "unknown model.backbone.name 'resnet19'; did you mean"),
         ("assigner.name=atts", "unknown assigner.name 'atts'; did you mean 'atss'?"),
         ("model.num_classes=5", "model.num_classes is 5, but the data has 2 classes"),

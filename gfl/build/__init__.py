@@ -4,14 +4,8 @@ The tables are public: add an entry to bring in a part of your own, then name it
 """
 
 from gfl.build.augment import build_augment
-from gfl.build.data import (
-    build_dataset,
-    build_eval_loader,
-    build_normalize,
-    build_train_loader,
-    data_warnings,
-    finding_lines,
-)
+from gfl.build.data import build_dataset, build_normalize, data_warnings, finding_lines
+from gfl.build.loaders import build_eval_loader, build_train_loader
 from gfl.build.model import (
     ASSIGNERS,
     BACKBONES,

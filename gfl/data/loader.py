@@ -24,6 +24,9 @@ from gfl.structures import Batch, ImageMeta
 # Seconds that a worker goes on after SIGTERM: longer than a step, which the training finishes
 # first. One whose training process is gone ends by itself as soon as it waits for work.
 GRACE = 600
+# Number of the random stream that draws what stands in, and how many it draws: enough for mosaic,
+# which needs four pictures, with half of them lost.
+STAND_IN, TRIES = 200, 300
 
 
 class TransformedDataset(Dataset):
@@ -35,7 +38,8 @@ class TransformedDataset(Dataset):
         augment: what gives the samples, in place of `dataset[i]`.
         reduced_decoding: let a `DetectionDataset` decode pictures no larger than necessary; not
             with `augment`.
-        stand_ins: how many of the images after one that can not be read are tried in its place.
+        stand_in: whether another image, drawn at random, takes the place of one that can not be
+            read; see `gfl.data.stand_ins`.
     """
 
     def __init__(
@@ -44,27 +48,30 @@ class TransformedDataset(Dataset):
         transform: Transform,
         augment: Augment | None = None,
         reduced_decoding: bool = False,
-        stand_ins: int = 0,
+        stand_in: bool = False,
     ):
         self.dataset = dataset
         self.transform = transform
         self.augment = augment
         self.reduced_decoding = reduced_decoding
-        self.stand_ins = stand_ins
+        self.stand_in = stand_in
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> tuple[Sample, ImageMeta] | UserError:
         """The sample, or what the user has to mend: raised in a worker it would become text."""
-        first = None
-        for step in range(1 + self.stand_ins):
+        try:
+            return self._made(key)
+        except UserError as error:
+            first = error
+        drawn = key.random_stream(self.transform.seed, STAND_IN).integers(len(self), size=TRIES)
+        for index in drawn.tolist() if self.stand_in else ():
             try:
-                sample, meta = self._made(key._replace(index=(key.index + step) % len(self)))
-            except UserError as error:
-                first = first or error
-            else:
-                return sample, meta if first is None else replace(meta, stands_in_for=str(first))
+                sample, meta = self._made(key._replace(index=index))
+            except UserError:
+                continue
+            return sample, replace(meta, stands_in_for=str(first))
         return first
 
     def _made(self, key: SampleKey) -> tuple[Sample, ImageMeta]:
@@ -92,8 +99,8 @@ class TransformedDataset(Dataset):
 
     def _decoded(self, keys: list[SampleKey]) -> tuple[list[Sample], Tensor | None]:
         """Samples, and the memory in which their pictures lie, one behind the other; None where
-        sizes are not known before."""
-        if self.reduced_decoding:
+        sizes are not known before, or nothing decodes into memory that is given."""
+        if self.reduced_decoding or not hasattr(self.dataset, "read"):
             return [self._sample(key) for key in keys], None
         sizes = [self.dataset.sizes[key.index].tolist() for key in keys]
         pictures = room(sum(3 * height * width for height, width in sizes))
@@ -109,18 +116,7 @@ class TransformedDataset(Dataset):
         """As the data set has it, with the picture in `out` if that is given."""
         if hasattr(self.dataset, "read"):  # a `DetectionDataset`
             return self.dataset.read(key.index, self._shrink(key), out)
-        sample = self.dataset[key.index]
-        if hasattr(self.dataset, "sizes"):
-            stated = tuple(self.dataset.sizes[key.index].tolist())
-            if sample.image.shape != (*stated, 3):
-                raise UserError(
-                    f"image {sample.image_id} has the shape {sample.image.shape}, but `sizes` of "
-                    f"the data set says {stated} (h, w)."
-                )
-        if out is None:
-            return sample
-        out[...] = sample.image
-        return replace(sample, image=out)
+        return self.dataset[key.index]
 
     def _shrink(self, key: SampleKey) -> int:
         """How much smaller the picture may be decoded."""

@@ -9,23 +9,41 @@ from gfl.data.coco_truth import coco_of
 from gfl.data.dataset import Sample
 from gfl.errors import UserError
 
-# Where a data set has these, and gives `Sample`s, it is used as it is.
-COMPLETE = ("class_names", "category_ids", "sizes", "ground_truth")
+# Where a data set has these, and gives `Sample`s, it is used as it is; for evaluation it needs the
+# second too.
+COMPLETE = ("class_names", "category_ids", "sizes")
+EVALUATED = ("ground_truth",)
 ITEM = "image, boxes, labels and, if there are any, crowd regions and the image's id"
 
 
-def completed(dataset, class_names: Sequence[str] | None = None, num_classes: int | None = None):
+def completed(
+    dataset,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    evaluated: bool = False,
+):
     """The data set itself if it has all that `CocoDataset` has, else an `OwnDataset` around it.
 
     Args:
         dataset: of a program.
-        class_names: expected names, in order of the labels (those of the training set).
+        class_names: the names that it must have, in order of the labels (those of the training
+            set), if it has any.
         num_classes: C, where nothing names the classes.
+        evaluated: whether AP is computed on it.
+
+    Raises:
+        UserError: it has other classes, or see `OwnDataset`.
     """
-    is_complete = all(hasattr(dataset, name) for name in COMPLETE)
-    if is_complete and (not len(dataset) or isinstance(dataset[0], Sample)):
-        return dataset
-    return OwnDataset(dataset, class_names, num_classes)
+    needed = COMPLETE + EVALUATED * evaluated
+    is_complete = all(hasattr(dataset, name) for name in needed)
+    if not (is_complete and (not len(dataset) or isinstance(dataset[0], Sample))):
+        dataset = OwnDataset(dataset, class_names, num_classes)
+    if class_names is not None and tuple(dataset.class_names) != tuple(class_names):
+        raise UserError(
+            f"the classes of the data set are {', '.join(dataset.class_names)}, expected those of "
+            f"the training in their order: {', '.join(class_names)}."
+        )
+    return dataset
 
 
 class OwnDataset:
@@ -46,7 +64,7 @@ class OwnDataset:
         report: counts of images and objects.
 
     Raises:
-        UserError: an item that is not as it should be, or image ids that occur twice.
+        UserError: an item that is not as it should be.
     """
 
     def __init__(
@@ -55,21 +73,24 @@ class OwnDataset:
         class_names: Sequence[str] | None = None,
         num_classes: int | None = None,
     ):
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise UserError(
+                f"the data set is a {type(dataset).__name__}, expected one with a length and items "
+                "(__len__ and __getitem__)."
+            )
         self._dataset = dataset
         self._objects: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         sizes, image_ids, most = [], [], -1
         for index in range(len(dataset)):
             sample = self[index]
             self._objects.append((sample.boxes, sample.labels, sample.ignore_boxes))
-            sizes.append(sample.image.shape[:2])
+            sizes.append(sample.full_size or sample.image.shape[:2])
             image_ids.append(sample.image_id)
             most = max([most, *sample.labels.tolist()])
         self.sizes = np.array(sizes, np.int32).reshape(-1, 2)
         self.image_ids = np.array(image_ids, np.int64)
-        if len(set(image_ids)) < len(image_ids):
-            raise UserError("image ids of the data set occur twice: give each image its own.")
-        numbers = map(str, range(num_classes or max(most + 1, 1)))
-        self.class_names = tuple(getattr(dataset, "class_names", class_names or numbers))
+        numbers = range(num_classes or max(most + 1, 1))
+        self.class_names = tuple(map(str, getattr(dataset, "class_names", class_names or numbers)))
         if most >= len(self.class_names):
             raise UserError(
                 f"the data set has the label {most}, but its classes are 0 to "
@@ -77,13 +98,28 @@ class OwnDataset:
             )
         counted = range(1, len(self.class_names) + 1)
         self.category_ids = tuple(getattr(dataset, "category_ids", counted))
-        self.report = {"images": len(self), "objects": len(self.objects()[1])}
+        if len(self.category_ids) != len(self.class_names):
+            raise UserError(
+                f"the data set has {len(self.category_ids)} category_ids and "
+                f"{len(self.class_names)} class_names, expected as many."
+            )
+        boxes = self.objects()[0]
+        if len(boxes) and boxes.max() <= 1:
+            raise UserError(
+                "all boxes of the data set lie in the first pixel of their images: they seem to be "
+                "fractions, expected pixels (x1, y1, x2, y2)."
+            )
+        self.report = {"images": len(self), "objects": len(boxes)}
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        return as_sample(self._dataset[index], index)
+        try:
+            item = self._dataset[index]
+        except OSError as error:
+            raise UserError(f"item {index} of the data set can not be read: {error}.") from error
+        return as_sample(item, index)
 
     def objects(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All objects: (m, 4) xyxy, (m,) labels, (m,) index of the image."""
@@ -94,7 +130,13 @@ class OwnDataset:
         return np.concatenate([no_boxes, *boxes]), np.concatenate([no_labels, *labels]), index
 
     def ground_truth(self) -> COCO:
-        """Its objects and crowd regions, for evaluation by pycocotools."""
+        """Its objects and crowd regions, for evaluation by pycocotools.
+
+        Raises:
+            UserError: image ids that occur twice.
+        """
+        if len(set(self.image_ids.tolist())) < len(self):
+            raise UserError("image ids of the data set occur twice: give each image its own.")
         annotations = []
         for image_id, (boxes, labels, regions) in zip(
             self.image_ids.tolist(), self._objects, strict=True
@@ -131,36 +173,71 @@ def as_sample(item, index: int) -> Sample:
     Raises:
         UserError: it is none.
     """
-    if not isinstance(item, Sample):
-        if not isinstance(item, tuple | list) or not 3 <= len(item) <= 5:
-            raise UserError(
-                f"item {index} of the data set is a {type(item).__name__}, expected a "
-                f"gfl.data.dataset.Sample or a tuple: {ITEM}."
-            )
-        image, boxes, labels, *rest = item
-        regions = rest[0] if rest else ()
-        image_id = int(rest[1]) if len(rest) > 1 else index + 1
-        item = Sample(
-            np.asarray(image),
-            np.asarray(boxes, np.float32).reshape(-1, 4),
-            np.asarray(labels, np.int64).reshape(-1),
-            np.asarray(regions, np.float32).reshape(-1, 4),
-            image_id,
+    full_size = None
+    if isinstance(item, Sample):
+        full_size = item.full_size
+        item = (item.image, item.boxes, item.labels, item.ignore_boxes, item.image_id)
+    if not isinstance(item, tuple | list) or not 3 <= len(item) <= 5:
+        raise UserError(
+            f"item {index} of the data set is a {type(item).__name__}, expected a "
+            f"gfl.data.dataset.Sample or a tuple: {ITEM}."
         )
-    _check(item, index)
-    return item
+    image, boxes, labels, *rest = item
+    regions = rest[0] if rest else ()
+    try:
+        sample = Sample(
+            np.asarray(image),
+            _rows(boxes),
+            _whole(labels).reshape(-1),
+            _rows(regions),
+            int(_whole(rest[1])) if len(rest) > 1 else index + 1,
+            full_size,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"item {index} of the data set can not be used ({error}), expected {ITEM}."
+        ) from error
+    _check(sample, index)
+    return sample
+
+
+def _rows(boxes) -> np.ndarray:
+    """(n, 4) float32."""
+    boxes = np.asarray(boxes, np.float32)
+    if boxes.size == 0:
+        return boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes of shape {boxes.shape}, not (n, 4)")
+    return boxes
+
+
+def _whole(numbers) -> np.ndarray:
+    """int64."""
+    given = np.asarray(numbers)
+    whole = given.astype(np.int64)
+    if (whole != given).any():
+        raise ValueError(f"{given[whole != given].flat[0]} is no whole number")
+    return whole
 
 
 def _check(sample: Sample, index: int) -> None:
-    image, boxes, labels = sample.image, sample.boxes, sample.labels
+    image, labels = sample.image, sample.labels
+    boxes = np.concatenate((sample.boxes, sample.ignore_boxes))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         wrong = f"an image of shape {image.shape} and type {image.dtype}, expected (H, W, 3) uint8"
-    elif len(boxes) != len(labels):
-        wrong = f"{len(boxes)} boxes and {len(labels)} labels, expected as many"
+    elif len(sample.boxes) != len(labels):
+        wrong = f"{len(sample.boxes)} boxes and {len(labels)} labels, expected as many"
     elif not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         wrong = "boxes without an area, expected x1 < x2 and y1 < y2, pixels of the image"
+    elif _outside(boxes, sample.full_size or image.shape[:2]).any():
+        wrong = f"boxes that lie outside of the image of {image.shape[:2]} (h, w)"
     elif (labels < 0).any():
         wrong = f"the label {labels.min()}, expected 0 for the first class"
     else:
         return
     raise UserError(f"item {index} of the data set has {wrong}.")
+
+
+def _outside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(n,) whether a box shares nothing with a picture of `size` (h, w)."""
+    return (boxes[:, 2:] <= 0).any(1) | (boxes[:, :2] >= size[::-1]).any(1)

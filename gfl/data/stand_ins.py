@@ -1,12 +1,9 @@
-"""Images that can not be read while a training runs, and those that take their places."""
+"""Images that can not be read while a training runs; others take their places."""
 
 from collections.abc import Callable
 
 from gfl.errors import UserError
 from gfl.structures import Batch
-
-# Images after one that can not be read of which the first readable takes its place.
-STAND_INS = 10
 
 
 class StandIns:
@@ -31,7 +28,7 @@ class StandIns:
         new = {meta.stands_in_for for meta in batch.metas} - self._told - {""}
         self._told |= new
         for reason in sorted(new):
-            self.say(f"WARNING: {reason} The next image takes its place.")
+            self.say(f"WARNING: {reason} Another one takes its place.")
         if len(self._told) > self.max_share * self.num_images:
             raise UserError(
                 f"{len(self._told)} of {self.num_images} images could be read when the training "
