@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from builders import write_coco
 from conftest import REPOSITORY
 from pydantic import ValidationError
 
@@ -488,12 +489,6 @@ def test_what_to_type_instead_is_said(values, said):
 # Where data comes from
 
 
-def test_path_stands_for_the_usual_layout():
-    data = parse_config({"data": {"path": "folder"}}).data
-    [source] = data.sources("val")
-    assert (source.images, source.annotations) == ("folder/images", "folder/annotations/val.json")
-
-
 def test_no_data_says_what_to_set():
     with pytest.raises(UserError, match=r"no data for split 'val'. Set data\.path=FOLDER, or data"):
         parse_config({}).data.sources("val")
@@ -504,8 +499,7 @@ def test_path_in_a_later_layer_drops_inherited_splits(tmp_path):
     write(tmp_path, "a.yaml", {"data": {"train": source, "val": [source], "workers": 5}})
     by_layer = write(tmp_path, "b.yaml", {"extends": "a.yaml", "data": {"path": "new"}})
     for config in (load_config(by_layer), load_config(tmp_path / "a.yaml", ["data.path=new"])):
-        assert [source.images for source in config.data.sources("train")] == ["new/images"]
-        assert [source.images for source in config.data.sources("val")] == ["new/images"]
+        assert (config.data.path, config.data.train, config.data.val) == ("new", None, None)
         assert config.data.workers == 5
     config = load_config(tmp_path / "a.yaml", ["data.workers=1"])
     assert [source.images for source in config.data.sources("val")] == ["old"]
@@ -513,12 +507,13 @@ def test_path_in_a_later_layer_drops_inherited_splits(tmp_path):
 
 def test_explicit_splits_beat_a_path_of_the_same_or_an_earlier_layer(tmp_path):
     source = {"images": "own", "annotations": "own.json"}
-    path = write(tmp_path, "a.yaml", {"data": {"path": "all", "val": source}})
+    folder = write_coco(tmp_path / "all", {"test": 1})
+    path = write(tmp_path, "a.yaml", {"data": {"path": str(folder), "val": source}})
     data = load_config(path, ["data.train.images=X", "data.train.annotations=Y"]).data
     [train], [val], [test] = data.sources("train"), data.sources("val"), data.sources("test")
     assert (train.images, train.annotations) == ("X", "Y")
     assert (val.images, val.annotations) == ("own", "own.json")
-    assert test.images == "all/images"
+    assert test.images == str(folder / "images")
 
 
 def test_list_of_sources_keeps_its_order():
@@ -567,9 +562,8 @@ def test_overrides_change_a_stored_source_and_do_not_drop_each_other(tmp_path):
     changed = parse_config(merge_overrides(stored, ["data.val.images=c"]))
     assert [(s.images, s.annotations) for s in changed.data.val] == [("c", "b")]
     given = ["data.val.images=A", "data.val.annotations=B", "data.path=C"]
-    config = parse_config(merge_overrides({}, given))
-    assert config.data.sources("val")[0].images == "A"
-    assert config.data.sources("train")[0].images == "C/images"
+    data = parse_config(merge_overrides({}, given)).data
+    assert (data.path, data.val[0].images, data.val[0].annotations) == ("C", "A", "B")
 
 
 def test_a_shipped_config_is_found_by_its_name(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_the_format_is_what_a_folder_holds(tmp_path):
         assert find_format(folder) == name
     assert find_format(folders["yolo"] / "data.yaml") == "yolo"
     (folders["coco"] / "data.yaml").write_text("names: [a]\n")
-    with pytest.raises(UserError, match=r"annotations/\*.json and data.yaml: .*=coco or yolo"):
+    with pytest.raises(UserError, match="COCO annotations and data.yaml: .*=coco or yolo"):
         find_format(folders["coco"])
     with pytest.raises(UserError, match="has none of .*found \\['coco', 'voc', 'yolo'\\]"):
         find_format(tmp_path)

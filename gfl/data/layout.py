@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from gfl.data.coco_layout import coco_splits, in_words
 from gfl.errors import UserError, some
 
 # What tells each, in words.
 MARKS = {
-    "coco": "annotations/*.json",
+    "coco": "COCO annotations",
     "voc": "Annotations/*.xml",
     "yolo": "data.yaml",
 }
@@ -34,7 +35,7 @@ def find_format(folder: Path) -> str:
     found = [
         name
         for name, is_there in (
-            ("coco", any((folder / "annotations").glob("*.json"))),
+            ("coco", bool(coco_splits(folder))),
             ("voc", any((folder / "Annotations").glob("*.xml"))),
             ("yolo", (folder / "data.yaml").is_file()),
         )
@@ -48,7 +49,8 @@ def find_format(folder: Path) -> str:
             f"{folder} holds {marks}: say which is meant, data.format={' or '.join(found)}."
         )
     raise UserError(
-        f"{folder} has none of {', '.join(MARKS.values())}: expected a folder in COCO, VOC or YOLO "
-        f"layout (docs/data.md), found {some(sorted(path.name for path in folder.iterdir()))}. "
-        "Another layout is named split by split: data.train.images, data.train.annotations."
+        f"{folder} has none of {in_words('train')} (COCO), {MARKS['voc']} (VOC), {MARKS['yolo']} "
+        "(YOLO): expected a folder in one of these layouts (docs/data.md), found "
+        f"{some(sorted(path.name for path in folder.iterdir()))}. Another layout is named split by "
+        "split: data.train.images, data.train.annotations."
     )

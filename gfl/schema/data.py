@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
+from gfl.data.coco_layout import EXPORTED, find_coco, picture_folders
 from gfl.data.findings import KINDS
 from gfl.errors import UserError
 from gfl.schema.automatic import AUTO, OR_AUTO
@@ -273,26 +274,25 @@ class Data(Section):
 
     def spare(self, *outputs: str | Path | None) -> None:
         """Raise `UserError` if an output would replace a file of the data set."""
-        stated = [s for split in ("train", "val", "test") for s in getattr(self, split) or ()]
-        own = {Path(source.annotations).resolve() for source in stated}
+        own = {Path(s.annotations).resolve() for key in EXPORTED for s in getattr(self, key) or ()}
         root = Path(self.path).resolve() if self.path else None
+        pictures = picture_folders(root) if root else set()
         for output in (Path(output) for output in outputs if output is not None):
             place = output.resolve()
             is_own = place in own or place == root
             if root is not None and root in place.parents and place.is_file():
-                folders = set(place.relative_to(root).parts)
-                is_own = is_own or bool(folders & FOLDERS) or place.suffix in LISTS
+                parts = {*place.relative_to(root).parts, place.suffix}
+                is_own |= bool(parts & (FOLDERS | LISTS) or pictures & {*place.parents})
             if is_own:
                 raise UserError(f"{output} is a file of the data set: choose another place.")
 
     def sources(self, split: str) -> list[Source]:
-        """The sources of a split; raises UserError where the config names none."""
+        """The sources of a split; raises UserError where there are none, or several."""
         if getattr(self, split) is not None:
             return getattr(self, split)
         if self.path is not None:
-            folder = Path(self.path)
-            annotations = folder / "annotations" / f"{split}.json"
-            return [Source(images=str(folder / "images"), annotations=str(annotations))]
+            images, annotations = find_coco(Path(self.path), split)
+            return [Source(images=str(images), annotations=str(annotations))]
         raise UserError(
             f"the config names no data for split {split!r}. Set data.path=FOLDER, or "
             f"data.{split}.images=FOLDER and data.{split}.annotations=FILE.json"
