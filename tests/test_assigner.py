@@ -535,15 +535,28 @@ def test_objects_beyond_the_reach_of_a_level_go_to_the_next_by_hand():
     assert strides_of(ATSSAssigner(reach=0.01)) == {128.0}  # of which there is always one
 
 
+def test_a_thin_object_beyond_every_reach_keeps_its_positives():
+    """300 x 10 pixels: 8 strides reach its ends from stride 32 on, whose rows it lies between."""
+    grid = pyramid(320, 320)
+    thin = make_targets([[[10, 171, 310, 181]]], size=(320, 320))
+    plain, limited = ATSSAssigner()(grid, thin), ATSSAssigner(reach=8.0)(grid, thin)
+    assert (plain.gt_index >= 0).sum() > 0 and torch.equal(plain.gt_index, limited.gt_index)
+
+
 def test_positives_lie_within_the_reach_or_on_the_coarsest_level():
+    """Each object alone in its image; one that reaches none keeps those of any distance."""
     grid, size = pyramid(320, 416), (320, 416)
-    targets = make_targets([random_boxes(12, *size, seed=seed) for seed in range(4)], size=size)
+    boxes = [box.tolist() for seed in range(4) for box in random_boxes(12, *size, seed=seed)]
+    targets = make_targets([[box] for box in boxes], size=size)
     plain, limited = ATSSAssigner()(grid, targets), ATSSAssigner(reach=2.5)(grid, targets)
-    assert not torch.equal(plain.gt_index, limited.gt_index)
+    reaching = 0
     for image, found in enumerate(limited.gt_index):
         rows = (found >= 0).nonzero()[:, 0]
-        boxes, strides = targets.boxes[image, found[rows]], grid.strides[rows]
-        reached = xyxy_to_ltrb(grid.centers[rows], boxes).amax(1) <= 2.5 * strides
-        assert (reached | (strides == 128)).all() and reached.any()
+        ltrb = xyxy_to_ltrb(grid.centers[rows], targets.boxes[image])
+        reached = (ltrb.amax(1) <= 2.5 * grid.strides[rows]) | (grid.strides[rows] == 128)
+        assert reached.all() or torch.equal(found, plain.gt_index[image])
+        assert len(rows) or not (plain.gt_index[image] >= 0).any()
+        reaching += bool(reached.all()) and not torch.equal(found, plain.gt_index[image])
+    assert reaching > 5
     far = ATSSAssigner(reach=1000.0)(grid, targets)
     assert torch.equal(plain.gt_index, far.gt_index)

@@ -30,8 +30,9 @@ class ATSSAssigner:
             `in_crowd`); positives stay positives. False: such locations are background, as in the
             reference.
         reach: how far the sides of a box may lie from a candidate, in its strides, such as the
-            reg_max that limits what it can express; None for any distance, as in the reference. On
-            the coarsest level any distance will do, so that no object is left without.
+            reg_max * bin_width that limits what it can express; None for any distance, as in the
+            reference. On the coarsest level any distance will do, and on all levels for an object
+            that would be left without positives, such as a long and thin one.
 
     Source: arXiv 1912.02424 algorithm 1; mmdet `ATSSAssigner`.
     """
@@ -75,11 +76,13 @@ class ATSSAssigner:
         iou = aligned_iou(anchors, boxes)
         ltrb = xyxy_to_ltrb(centers, boxes)
         inside = ltrb.amin(-1) > MIN_INSIDE
+        is_positive = inside & _best(iou, is_candidate)
         if self.reach is not None:
             within = ltrb.amax(-1) <= self.reach * strides
-            is_candidate = is_candidate & (within | (strides == grid.level_strides[-1]))
-        enough = iou >= _mean_plus_std(iou, is_candidate)[..., None]
-        gt_index = resolve_claims(index, iou, is_candidate & inside & enough, grid.strides.shape[0])
+            can_reach = is_candidate & (within | (strides == grid.level_strides[-1]))
+            reaching = inside & _best(iou, can_reach)
+            is_positive = torch.where(reaching.any(-1, keepdim=True), reaching, is_positive)
+        gt_index = resolve_claims(index, iou, is_positive, grid.strides.shape[0])
         # At most one positive a candidate, so M is known beforehand.
         crowd_scale = self.anchor_scale if self.ignore_crowd else 0.0
         return sparse_assignment(grid, targets, gt_index, index[0].numel(), crowd_scale)
@@ -140,9 +143,12 @@ class ATSSAssigner:
         return column, distance.masked_fill(column >= valid_cells[..., None], torch.inf)
 
 
-def _mean_plus_std(iou: Tensor, is_candidate: Tensor) -> Tensor:
-    """Mean plus unbiased standard deviation of each object's candidates: (B, G, k) to (B, G)."""
-    count = is_candidate.sum(-1)
-    mean = (iou * is_candidate).sum(-1) / count.clamp(min=1)
-    squares = ((iou - mean[..., None]).square() * is_candidate).sum(-1)
-    return mean + (squares / (count - 1).clamp(min=1)).sqrt()
+def _best(iou: Tensor, is_candidate: Tensor) -> Tensor:
+    """Candidates of at least the mean plus the unbiased standard deviation of each object's IoUs.
+
+    (B, G, k) and bool of the same shape to bool of the same shape.
+    """
+    count = is_candidate.sum(-1, keepdim=True)
+    mean = (iou * is_candidate).sum(-1, keepdim=True) / count.clamp(min=1)
+    squares = ((iou - mean).square() * is_candidate).sum(-1, keepdim=True)
+    return is_candidate & (iou >= mean + (squares / (count - 1).clamp(min=1)).sqrt())

@@ -181,7 +181,8 @@ class Assigner(Section):
     nine (4 in its paper)."""
     reach: Float | None = Field(default=None, gt=0)
     """With name: atss, how far the sides of an object may lie from its candidates, in strides (but
-    on the coarsest level): model.reg_max keeps to levels that can express the box; null is any."""
+    on the coarsest level, or where none would be left): model.reg_max times model.bin_width keeps
+    to levels that can express the box; null is any."""
     center_radius: Float = Field(default=1.5, gt=0)
     """With name: fcos or simota, how far from an object's centre its positives may lie, in strides;
     with simota farther ones are taken where these are too few."""
