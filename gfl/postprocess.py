@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from gfl.boxes import clip_boxes, ltrb_to_xyxy
+from gfl.boxes import ltrb_to_xyxy
 from gfl.models.box_representation import BoxRepresentation
-from gfl.structures import Detections, Grid, ImageMeta, Predictions
+from gfl.structures import Detections, ImageMeta, Predictions
 
 PRE_NMS_RULES = ("pairs", "locations")
-# NMS takes time with the square of the boxes; from so many on, class by class is quicker on a CPU.
-# On a GPU the number of classes at hand would have to be waited for.
-MANY_BOXES = 2000
+# NMS takes time with the square of the boxes, on a GPU memory too: beyond these, class by class.
+MANY_BOXES = {"cpu": 2_000, "gpu": 20_000}
 
 
 class Postprocess:
@@ -67,82 +66,83 @@ class Postprocess:
             rescale: give boxes in pixels of the original image, else of the network input.
         """
         with torch.autocast(predictions.cls_logits.device.type, enabled=False):
-            scores = self.detection_scores(predictions)
-            return [
-                self._one_image(
-                    scores[i], predictions.box_logits[i], predictions.grid, meta, rescale
-                )
-                for i, meta in enumerate(metas)
-            ]
+            return self._batch(predictions, metas, rescale)
 
     def detection_scores(self, predictions: Predictions) -> Tensor:
         """(B, N, C) joint scores of the classes that detections may have."""
         scores = predictions.joint_scores()
         return scores[..., :-1] if self.background_channel else scores
 
-    def _one_image(
-        self, scores: Tensor, box_logits: Tensor, grid: Grid, meta: ImageMeta, rescale: bool
-    ) -> Detections:
-        location, label = self._candidates(scores, grid.level_counts)
-        score = scores[location, label]
-        stride = grid.strides[location][:, None]
-        boxes = self.box.boxes(box_logits[location], grid.centers[location], stride)
-        boxes = clip_boxes(boxes, meta.input_size)
-        scale = boxes.new_tensor(meta.scale * 2) if rescale else boxes.new_ones(4)
-        boxes = boxes / scale
+    def _batch(self, predictions: Predictions, metas: tuple, rescale: bool) -> list[Detections]:
+        grid, scores = predictions.grid, self.detection_scores(predictions)
+        image, location, label = self._candidates(scores, grid.level_counts)
+        score, box_logits = scores[image, location, label], predictions.box_logits[image, location]
+        center, stride = grid.centers[location], grid.strides[location][:, None]
+        size = score.new_tensor([meta.input_size[::-1] * 2 for meta in metas])[image]
+        scale = score.new_tensor([meta.scale * 2 if rescale else (1.0,) * 4 for meta in metas])
+        scale = scale[image]
+        boxes = self.box.boxes(box_logits, center, stride).clamp(min=0).minimum(size) / scale
 
-        has_area = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1).nonzero().squeeze(1)
-        kept = has_area[
-            class_wise_nms(boxes[has_area], score[has_area], label[has_area], self.nms_iou)
-        ]
-        kept = kept[: self.max_per_image]
-        kept_logits = box_logits[location[kept]].float()
+        rows = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)
+        class_of_image = image * scores.shape[2] + label
+        rows = rows[class_wise_nms(boxes[rows], score[rows], class_of_image[rows], self.nms_iou)]
+        rows = rows[_best_of_each(score[rows], image[rows], self.max_per_image)]
+
+        kept_logits, stride, scale = box_logits[rows].float(), stride[rows], scale[rows]
         distributions = positions = None
         if self.distributions:
             distributions = self.box.distributions(kept_logits)
         if distributions is not None:
-            centers, width = grid.centers[location[kept]], stride[kept] * self.box.bin_width
-            positions = bin_positions(centers, width, self.box.reg_max) / scale[:, None]
-        return Detections(
-            boxes=boxes[kept],
-            scores=score[kept],
-            labels=label[kept],
-            edge_std=self.box.edge_std_cells(kept_logits) * stride[kept] / scale,
+            width = stride * self.box.bin_width
+            positions = bin_positions(center[rows], width, self.box.reg_max) / scale[..., None]
+        found = Detections(
+            boxes=boxes[rows],
+            scores=score[rows],
+            labels=label[rows],
+            edge_std=self.box.edge_std_cells(kept_logits) * stride / scale,
             distributions=distributions,
             edge_positions=positions,
         )
+        counts = image[rows].bincount(minlength=len(metas)).tolist()
+        return [
+            found.select(part) for part in torch.arange(len(rows), device=rows.device).split(counts)
+        ]
 
-    def _candidates(self, scores: Tensor, level_counts: list[int]) -> tuple[Tensor, Tensor]:
-        """Location and class (each (n,)) of what enters NMS, out of (N, C) scores."""
-        locations, labels, first = [], [], 0
-        for level_scores in scores.split(level_counts):
-            if self.pre_nms_rule == "locations":
-                best = level_scores.amax(1)
-                keep = best.topk(min(self.pre_nms_top_k, len(best))).indices
-                row, label = (level_scores[keep] > self.score_threshold).nonzero(as_tuple=True)
-                location = keep[row]
-            else:
-                location, label = self._best_pairs(level_scores)
-            locations.append(first + location)
-            labels.append(label)
-            first += len(level_scores)
-        return torch.cat(locations), torch.cat(labels)
-
-    def _best_pairs(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Location and class of the best pairs above the threshold, out of (n, C) scores.
+    def _candidates(self, scores: Tensor, level_counts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, location and class (each (n,)) of what enters NMS, out of (B, N, C) scores.
 
         The best k pairs lie at the k locations whose best class is best, so that one comparison
         a location is enough to leave out nearly all of them.
         """
-        k = self.pre_nms_top_k
-        near = torch.arange(len(scores), device=scores.device)
-        if len(scores) > k:
-            near = scores.amax(1).topk(k).indices.sort().values
-        row, label = (scores[near] > self.score_threshold).nonzero(as_tuple=True)
-        location = near[row]
-        above = scores[location, label]
-        keep = above.topk(min(k, len(above))).indices
-        return location[keep], label[keep]
+        images, locations, labels, first = [], [], [], 0
+        for level_scores in scores.split(level_counts, dim=1):
+            count = level_scores.shape[1]
+            near = level_scores.amax(2).topk(min(self.pre_nms_top_k, count)).indices
+            near = near.sort().values
+            of_near = level_scores.gather(1, near[..., None].expand(-1, -1, scores.shape[2]))
+            image, row, label = (of_near > self.score_threshold).nonzero(as_tuple=True)
+            if self.pre_nms_rule == "pairs":
+                best = _best_of_each(of_near[image, row, label], image, self.pre_nms_top_k)
+                image, row, label = image[best], row[best], label[best]
+            images.append(image)
+            locations.append(first + near[image, row])
+            labels.append(label)
+            first += count
+        return torch.cat(images), torch.cat(locations), torch.cat(labels)
+
+
+def _best_of_each(scores: Tensor, image: Tensor, count: int) -> Tensor:
+    """Rows of the `count` highest scores of each image: image by image, best first.
+
+    Args:
+        scores: (n,).
+        image: (n,) number of the image.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    order = order[image[order].argsort(stable=True)]
+    image = image[order]
+    rank = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
+    return order[rank < count]
 
 
 def bin_positions(centers: Tensor, widths: Tensor, reg_max: int) -> Tensor:
@@ -168,24 +168,25 @@ def class_wise_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) ->
     Args:
         boxes: (n, 4) xyxy.
         scores: (n,).
-        labels: (n,) int64.
+        labels: (n,) int64; for a batch, a number for each class of each image.
 
     Returns:
         Indices of the boxes that stay, best first.
     """
     if len(boxes) == 0:
         return labels.new_zeros(0)
-    boxes = boxes.double()
-    if len(boxes) > MANY_BOXES and boxes.device.type == "cpu":
-        return _nms_class_by_class(boxes, scores.double(), labels, iou)
+    boxes, scores = boxes.double(), scores.double()
+    if len(boxes) > MANY_BOXES["cpu" if boxes.device.type == "cpu" else "gpu"]:
+        return _nms_class_by_class(boxes, scores, labels, iou)
     # Each class gets a place of its own. In double, so that the offset costs no precision.
     offset = labels.double() * (boxes.max() - boxes.min() + 1)
-    return nms(boxes + offset[:, None], scores.double(), iou)
+    return nms(boxes + offset[:, None], scores, iou)
 
 
 def _nms_class_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
     """`class_wise_nms`, one class after the other; equal scores stay in the order of rows."""
-    of_class = [(labels == label).nonzero().squeeze(1) for label in labels.unique()]
-    kept = torch.cat([rows[nms(boxes[rows], scores[rows], iou)] for rows in of_class])
+    sorted_labels, order = labels.sort(stable=True)
+    counts = sorted_labels.unique_consecutive(return_counts=True)[1].tolist()
+    kept = torch.cat([rows[nms(boxes[rows], scores[rows], iou)] for rows in order.split(counts)])
     kept = kept.sort().values
     return kept[scores[kept].argsort(descending=True, stable=True)]

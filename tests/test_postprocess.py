@@ -342,7 +342,7 @@ def test_class_by_class_keeps_what_one_nms_keeps(monkeypatch):
     scores = (torch.rand(3000) * 50).round() / 50  # many equal scores
     labels = torch.randint(0, 7, (3000,))
     by_class = class_wise_nms(boxes, scores, labels, 0.6)
-    monkeypatch.setattr(postprocess_module, "MANY_BOXES", 10_000)
+    monkeypatch.setitem(postprocess_module.MANY_BOXES, "cpu", 10_000)
     at_once = class_wise_nms(boxes, scores, labels, 0.6)
     assert 100 < len(at_once) < 2900
     assert torch.equal(by_class, at_once)
@@ -351,9 +351,27 @@ def test_class_by_class_keeps_what_one_nms_keeps(monkeypatch):
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.9])
 def test_the_best_pairs_are_those_of_all_pairs(threshold):
     rules = Postprocess(GeneralBox(), score_threshold=threshold, pre_nms_top_k=50)
-    scores = torch.rand(400, 9)
-    location, label = rules._best_pairs(scores)
-    everything = scores.flatten()
-    want = everything[everything > threshold].topk(min(50, (everything > threshold).sum())).values
-    assert torch.equal(scores[location, label], want)
-    assert len(set(zip(location.tolist(), label.tolist(), strict=True))) == len(want)
+    scores = torch.rand(3, 440, 9)
+    image, location, label = rules._candidates(scores, [400, 40])
+    found = list(zip(image.tolist(), location.tolist(), label.tolist(), strict=True))
+    assert len(set(found)) == len(found)
+    for number, of_image in enumerate(scores):
+        want = []
+        for level in of_image.split([400, 40]):
+            above = level[level > threshold]
+            want.append(above.topk(min(50, len(above))).values)
+        own = image == number
+        assert torch.equal(scores[number, location[own], label[own]], torch.cat(want))
+
+
+def test_nms_runs_once_for_a_batch(monkeypatch):
+    calls = []
+
+    def watched(boxes, *args):
+        calls.append(len(boxes))
+        return nms(boxes, *args)
+
+    monkeypatch.setattr(postprocess_module, "nms", watched)
+    predictions = random_predictions(pyramid(64, 64), 4, reg_max=REG_MAX)
+    found = postprocess(pre_nms_top_k=20)(predictions, (meta((64, 64)),) * 4)
+    assert len(found) == 4 and all(len(each) for each in found) and len(calls) == 1
