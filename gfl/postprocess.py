@@ -115,15 +115,20 @@ class Postprocess:
         a location is enough to leave out nearly all of them.
         """
         images, locations, labels, first = [], [], [], 0
-        for level_scores in scores.split(level_counts, dim=1):
-            count = level_scores.shape[1]
-            near = level_scores.amax(2).topk(min(self.pre_nms_top_k, count)).indices
-            near = near.sort().values
-            of_near = level_scores.gather(1, near[..., None].expand(-1, -1, scores.shape[2]))
-            image, row, label = (of_near > self.score_threshold).nonzero(as_tuple=True)
-            if self.pre_nms_rule == "pairs":
-                best = _best_of_each(of_near[image, row, label], image, self.pre_nms_top_k)
-                image, row, label = image[best], row[best], label[best]
+        each = torch.arange(len(scores), device=scores.device)[:, None]
+        for level in scores.split(level_counts, dim=1):
+            count = level.shape[1]
+            near = torch.arange(count, device=scores.device).expand(len(scores), -1)
+            if count > self.pre_nms_top_k:
+                near = level.amax(2).topk(self.pre_nms_top_k).indices.sort().values
+                level = level[each, near]
+            image, row, label = (level > self.score_threshold).nonzero(as_tuple=True)
+            if self.pre_nms_rule == "pairs" and len(image) > self.pre_nms_top_k:
+                pairs = level.flatten(1)
+                best = pairs.topk(min(self.pre_nms_top_k, pairs.shape[1]))
+                image, number = (best.values > self.score_threshold).nonzero(as_tuple=True)
+                pair = best.indices[image, number]
+                row, label = pair // level.shape[2], pair % level.shape[2]
             images.append(image)
             locations.append(first + near[image, row])
             labels.append(label)
