@@ -188,7 +188,9 @@ def _explain(item: dict) -> str:
     elif item["type"] in ("tuple_type", "list_type"):
         message = f"expected a list, such as [{got}]"
     elif item["type"] == "string_type":
-        message = f'expected a text, in quotes where it looks like something else: "{got}"'
+        message = "expected a text"
+        if not isinstance(got, dict | list | tuple):
+            message += f', in quotes where it looks like something else: "{got}"'
     elif item["type"] == "string_pattern_mismatch" and key == "device":
         message = "expected cpu, cuda or cuda:N"
     if item["type"] == "missing" or isinstance(got, dict | BaseModel):

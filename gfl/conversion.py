@@ -101,13 +101,14 @@ def restored_network(content: dict, config: Config, name: str) -> nn.Module:
     try:
         model.load_state_dict(content.get("ema") or content["model"])
     except RuntimeError as error:
-        changes = differences(content["config"]["model"], config.to_dict()["model"], "model.")
+        reason = " ".join(str(error).split())[:500]
+        own = parse_config(content["config"], name).to_dict()["model"]
+        changes = differences(own, config.to_dict()["model"], "model.")
         if changes:
             raise UserError(
-                f"the weights of {name} are those of another network than the overrides ask for: "
-                f"leave out {'; '.join(changes)}."
+                f"the weights of {name} do not fit the network that the overrides ask for "
+                f"({'; '.join(changes)}): leave out what changes it. {reason}"
             ) from None
-        reason = " ".join(str(error).split())[:500]
         raise UserError(
             f"{name} is damaged, or does not fit its config (with the overrides, if there are "
             f"any): {reason}"

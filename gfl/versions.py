@@ -24,13 +24,19 @@ def versions() -> dict[str, str | None]:
 
 
 def revision(root: Path = ROOT) -> str | None:
-    """The commit of a checkout, with "-dirty" behind it where files differ from that; None for an
-    installed package, and where git is missing."""
+    """The commit of a checkout, with "-dirty" behind it where Python files differ from that or are
+    new; None for an installed package, and where git is missing."""
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "*.py")
+    return commit and commit + "-dirty" * bool(changes)
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints, without locking or writing anything; None if there is none or it fails."""
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        done = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None

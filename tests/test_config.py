@@ -1,6 +1,7 @@
 """Configs: the shipped files, the schema's refusals, layers, overrides and the round trip."""
 
 import datetime
+import re
 from pathlib import Path
 
 import pytest
@@ -329,6 +330,19 @@ def test_milestone_before_the_first_epoch_has_ended(milestones):
 
 
 # Files and layers
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (7, 'expected a text, in quotes where it looks like something else: "7"'),
+        (["a"], "expected a text."),
+        ({"x": 3}, "expected a text."),
+    ],
+)
+def test_a_text_is_asked_for(value, hint):
+    with pytest.raises(UserError, match=re.escape(hint)):
+        parse_config({"data": {"path": value}})
 
 
 def test_scientific_notation_without_a_dot_is_a_number(tmp_path):

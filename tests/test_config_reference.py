@@ -59,5 +59,10 @@ def test_the_command_prints_a_resolved_config(tmp_path, capsys):
     assert printed == load_config("quickstart", ["train.epochs=2"]).to_dict()
     assert main(["--schema", str(tmp_path / "schema.json")]) == 0
     assert json.loads((tmp_path / "schema.json").read_text()) == json_schema()
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: quickstart\n")
+    assert main([str(own), "--schema", str(own)]) == 2
+    assert "the source itself" in capsys.readouterr().err
+    assert own.read_text() == "extends: quickstart\n"
     assert main(["quickstrat"]) == 2
     assert "did you mean 'quickstart'" in capsys.readouterr().err

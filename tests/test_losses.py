@@ -200,6 +200,12 @@ def test_dfl_steps_bring_the_expectation_to_the_target():
     assert_close(expectation(logits), target, atol=0.01)
 
 
+@pytest.mark.parametrize("target", [torch.nan, torch.inf, -torch.inf])
+def test_dfl_of_what_is_no_number_is_none(target):
+    value, _ = with_gradient(distribution_focal_loss, torch.zeros(1, 17), torch.tensor([target]))
+    assert not value.isfinite().any()
+
+
 def test_dfl_of_nothing_is_nothing():
     value, grad = with_gradient(distribution_focal_loss, torch.zeros(0, 4, 17), torch.zeros(0, 4))
     assert value.shape == (0, 4) and grad.shape == (0, 4, 17)

@@ -271,6 +271,20 @@ def test_a_damaged_checkpoint_of_ours_is_named(checkpoint, tmp_path):
             gfl.load(tmp_path / "bad.pt", device="cpu")
 
 
+def test_overrides_are_blamed_only_where_there_are_some(checkpoint, tmp_path, folder):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["config"]["model"]["head"]["norm"]  # as a file of before that key has it
+    content["model"].popitem()
+    content.pop("ema", None)
+    torch.save(content, tmp_path / "bad.pt")
+    path = [f"data.path={folder}"]
+    with pytest.raises(gfl.UserError, match="bad.pt is damaged, or does not fit its config"):
+        gfl.evaluate(tmp_path / "bad.pt", path)
+    asked = ["model.head.channels=96"]
+    with pytest.raises(gfl.UserError, match=r"overrides ask for \(model.head.channels: 64 -> 96\)"):
+        gfl.evaluate(checkpoint, path + asked)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(gfl.UserError, match="does not exist"):
         gfl.load(tmp_path / "best.pt")

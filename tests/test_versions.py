@@ -22,7 +22,13 @@ def test_a_checkout_names_its_commit_and_whether_it_was_changed(tmp_path):
         ["git", "-C", tmp_path, "rev-parse", "HEAD"], capture_output=True, text=True
     )
     assert revision(tmp_path) == done.stdout.strip() and len(done.stdout.strip()) == 40
+    (tmp_path / "mine.yaml").write_text("1\n")
+    assert revision(tmp_path) == done.stdout.strip()
     (tmp_path / "a.py").write_text("2\n")
+    assert revision(tmp_path) == done.stdout.strip() + "-dirty"
+    git(tmp_path, "checkout", "-q", "a.py")
+    (tmp_path / "gfl").mkdir()
+    (tmp_path / "gfl" / "new.py").touch()
     assert revision(tmp_path) == done.stdout.strip() + "-dirty"
     # A package installed below a checkout of something else says nothing.
     (tmp_path / "site-packages").mkdir()

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def config(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Print or write what is asked for."""
-    require_writable(args.schema, plain=False)
+    require_writable(args.schema, [args.config], plain=False)
     if args.markdown:
         from gfl.config_reference import markdown
 

@@ -48,7 +48,7 @@ def _check_quality(beta: float, target: Tensor) -> None:
         return
     if ((target < 0) | (target > 1)).any():
         low, high = target.min().item(), target.max().item()
-        raise ValueError(f"labels are {low:g} to {high:g}, expected a quality in [0, 1]")
+        raise ValueError(f"labels are {low:.9g} to {high:.9g}, expected a quality in [0, 1]")
 
 
 def quality_focal_loss_of_scores(scores: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
@@ -137,7 +137,7 @@ def distribution_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     left = target.floor().clamp(max=logits.shape[-1] - 2)  # n itself is all on its right
     right_weight = (target - left)[..., None]
     # The loss of a NaN is NaN by its weights; as an index it would read outside of the bins.
-    left_index = left.nan_to_num(0).long()[..., None]
+    left_index = left.where(left >= 0, 0.0).long()[..., None]
     log_probability = F.log_softmax(logits, dim=-1)
     log_left = log_probability.gather(-1, left_index)
     log_right = log_probability.gather(-1, left_index + 1)
