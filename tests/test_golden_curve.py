@@ -9,7 +9,9 @@ import torchvision
 from builders import tiny_config, write_coco
 
 import gfl
+import gfl.engine.compiled
 import gfl.models.backbone
+import gfl.models.conv_blocks
 from gfl.config import parse_config
 
 STEPS = 20
@@ -46,9 +48,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def golden(folder):
-    """Convolution and norm one after the other, in fp32, nothing switched on."""
+    """Convolution and norm one after the other, towers keep all, fp32, nothing switched on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gfl.models.backbone, "fold_frozen_norms", lambda network: None)
+        patch.setattr(gfl.models.conv_blocks, "checkpoint", lambda work, x, **_: work(x))
         curve = losses(folder, "golden")
     assert len(curve) == STEPS and len(set(curve)) == STEPS
     return curve
@@ -59,7 +62,7 @@ def default(folder):
     return losses(folder, "default")
 
 
-def test_the_curve_stays_with_norms_in_convolutions(default, golden):
+def test_the_curve_stays_with_norms_in_convolutions_and_towers_that_recompute(default, golden):
     assert (np.abs(default - golden) <= FP32 * golden).all()
 
 
@@ -67,7 +70,7 @@ def test_the_curve_stays_with_norms_in_convolutions(default, golden):
     "name, changes, tolerance",
     [
         ("channels last", {"train": {"channels_last": True}}, FP32),
-        ("recomputed", {"train": {"checkpoint_activations": True}}, SAME),
+        ("recomputed", {"train": {"checkpoint_activations": True, "ema_decay": 0.9}}, SAME),
         ("bf16", {"train": {"precision": "bf16"}}, BF16),
         ("on the device", {"data": {"resize_on_device": True, "cache": "ram"}}, SAME),
     ],
@@ -75,3 +78,10 @@ def test_the_curve_stays_with_norms_in_convolutions(default, golden):
 def test_the_curve_stays(folder, default, name, changes, tolerance):
     curve = losses(folder, name, **changes)
     assert (np.abs(curve - default) <= tolerance * default).all()
+
+
+@pytest.mark.slow
+def test_the_curve_stays_with_compiled_programs(folder, default, monkeypatch):
+    monkeypatch.setattr(gfl.engine.compiled, "BACKEND", "aot_eager")
+    curve = losses(folder, "compiled", train={"compile": True})
+    assert (np.abs(curve - default) <= FP32 * default).all()
