@@ -1,6 +1,7 @@
 """Stopping when AP no longer rises: the rule by hand, and two processes that stop together."""
 
 import jobs
+import pytest
 import torch
 from builders import tiny_values, write_coco
 from test_train import metrics_of, run_train, write_config
@@ -19,6 +20,7 @@ def test_the_rule_by_hand():
     assert stopped_early({}, 0, 10, 1) is None
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_a_resume_says_why(tmp_path, capsys):
     folder, work_dir = write_coco(tmp_path / "set", {"train": 4, "val": 2}), tmp_path / "run"
     # Weights that hardly move: the first evaluation stays the best.

@@ -353,6 +353,7 @@ def test_half_precision_is_half_inside_and_float32_outside(plain, onnx_files, pi
     assert path.stat().st_size < 0.6 * onnx_files("plain", "decoded").stat().st_size
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_half_precision_decodes_boxes_in_float32(plain, onnx_files):
     """Boxes are those of the distributions beside them; float16 would round them to whole pixels.
@@ -377,6 +378,7 @@ def test_half_precision_decodes_boxes_in_float32(plain, onnx_files):
         torch.testing.assert_close(decoded[name].double(), value, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_deformable_convolutions_are_float32_in_half_precision(folder, pictures):
     config = parse_config(merge_values(tiny_values(folder), DCN))
     checkpoint = write_checkpoint(folder / "deformable.pt", config)
@@ -418,6 +420,7 @@ def test_metadata_says_all_that_is_needed(plain, onnx_files):
     assert onnx.load(onnx_files("plain", "raw")).opset_import[0].version == 20
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_can_be_read_back(v2, folder, pictures):
     report = gfl.export(v2, folder / "v2.pt2", image=pictures[0])
     assert report["detections"]["same"] > 5 and report["opset"] is None

@@ -71,7 +71,7 @@ def test_the_curve_stays_with_norms_in_convolutions_and_towers_that_recompute(de
     [
         ("channels last", {"train": {"channels_last": True}}, FP32),
         ("recomputed", {"train": {"checkpoint_activations": True, "ema_decay": 0.9}}, SAME),
-        ("bf16", {"train": {"precision": "bf16"}}, BF16),
+        pytest.param("bf16", {"train": {"precision": "bf16"}}, BF16, marks=pytest.mark.slow),
         ("on the device", {"data": {"resize_on_device": True, "cache": "ram"}}, SAME),
     ],
 )

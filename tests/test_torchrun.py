@@ -85,6 +85,7 @@ def test_the_log_says_how_the_batch_is_divided(trained):
     assert "batch: 4 = 2 processes x 1 parts x 2 images" in (trained / "2" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_is_not_frozen(folder, tmp_path):
     """DDP stops at a parameter that no gradient reaches: it must not be told of any."""
     values = tiny_values(folder, epochs=1, freeze=["backbone.body.stage2"], lr_factors={"head": 2})
