@@ -397,6 +397,15 @@ def test_best_weights_that_found_no_room_are_written_later_as_they_were(tmp_path
     keeper.finish()
 
 
+def test_numbers_without_objects_stay_out_of_tensorboard(tmp_path, monkeypatch):
+    log, got = RunLog(tmp_path), []
+    monkeypatch.setattr(log.board, "add_scalar", lambda *point: got.append(point))
+    log.metrics(4, {"epoch": 1.0, "AP": 0.5, "APs": -1.0, "ARs": -1.0, "APm": 0.0, "lr": 0.1})
+    log.close()
+    assert got == [("epoch", 1.0, 4), ("AP", 0.5, 4), ("APm", 0.0, 4), ("lr", 0.1, 4)]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["APs"] == -1
+
+
 def test_a_log_that_can_not_be_written_is_said_once_and_training_goes_on(tmp_path, capsys):
     log = RunLog(tmp_path)
 

@@ -63,7 +63,10 @@ class RunLog:
                 self._text.write(message + "\n")
 
     def metrics(self, step: int, values: dict) -> None:
-        """One line of metrics.jsonl; its numbers go to TensorBoard too, under the same names."""
+        """One line of metrics.jsonl; its numbers go to TensorBoard too, under the same names.
+
+        TensorBoard does not get the -1 of COCO's numbers for which there are no objects.
+        """
         if self.folder is None:
             return
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
@@ -71,7 +74,8 @@ class RunLog:
         with self.going_on():
             self._metrics.write(json.dumps({"step": step, **values, **bad}) + "\n")
             for name, value in numbers.items():
-                self.board.add_scalar(name, value, step)
+                if value != -1 or not name.startswith(("AP", "AR")):
+                    self.board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """An (H, W, 3) uint8 RGB picture for TensorBoard."""
