@@ -28,8 +28,9 @@ def revision(root: Path = ROOT) -> str | None:
     new; None for an installed package, and where git is missing."""
     if not (root / ".git").exists():
         return None
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--", "*.py")
-    return commit and commit + "-dirty" * bool(changes)
+    commit = _git(root, "rev-parse", "HEAD")
+    is_dirty = bool(_git(root, "status", "--porcelain", "--", "*.py"))
+    return commit and commit + "-dirty" * is_dirty
 
 
 def _git(root: Path, *arguments: str) -> str | None:

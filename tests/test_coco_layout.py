@@ -66,6 +66,16 @@ def found(folder: Path, split: str) -> tuple[str, str]:
             ("train2017", "annotations/instances_train2017.json"),
         ),
         (
+            ["annotations/instances_train2017.json", "images/train2017/"],
+            "train",
+            ("images/train2017", "annotations/instances_train2017.json"),
+        ),
+        (
+            ["annotations/instances_val.json", "val/", "images/val/"],
+            "val",
+            ("val", "annotations/instances_val.json"),
+        ),
+        (
             ["annotations/instances_val.json", "annotations/instances_val_small.json"],
             "val",
             ("val", "annotations/instances_val.json"),
@@ -129,7 +139,7 @@ def test_nothing_found_names_every_layout(tmp_path):
     touch(tmp_path, "all.json", "images/")
     every = (
         r"annotations/{0}\.json with images/ or annotations/instances_{0}\*\.json with {0}\*/ or "
-        r"{1}/_annotations\.coco\.json with the pictures beside it"
+        r"images/{0}\*/ or {1}/_annotations\.coco\.json with the pictures beside it"
     )
     for split, exported in (("train", "train"), ("val", "valid")):
         said = rf"of {split}: expected {every.format(split, exported)} .*found \['all\.json'\]"

@@ -26,8 +26,11 @@ def _plain(folder: Path, split: str) -> list[CocoFiles]:
 def _published(folder: Path, split: str) -> list[CocoFiles]:
     """One for each year; those with pictures alone, if there is any."""
     place, pattern = folder / "annotations", re.compile(rf"instances_({split}[0-9]*)\.json")
-    matches = [pattern.fullmatch(name) for name in _names(place)]
-    found = [CocoFiles(folder / match[1], place / match[0]) for match in matches if match]
+    found = []
+    for match in filter(None, map(pattern.fullmatch, _names(place))):
+        images = [folder / match[1], folder / "images" / match[1]]
+        images = next(filter(os.path.isdir, images), images[0])
+        found.append(CocoFiles(images, place / match[0]))
     return [files for files in found if os.path.isdir(files.images)] or found
 
 
@@ -40,7 +43,7 @@ def _exported(folder: Path, split: str) -> list[CocoFiles]:
 # no two are mixed. A link that leads nowhere counts, so that reading it names what is wrong.
 LAYOUTS = {
     "annotations/{split}.json with images/": _plain,
-    "annotations/instances_{split}*.json with {split}*/": _published,
+    "annotations/instances_{split}*.json with {split}*/ or images/{split}*/": _published,
     "{exported}/_annotations.coco.json with the pictures beside it": _exported,
 }
 
