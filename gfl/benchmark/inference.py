@@ -7,7 +7,7 @@ import torch
 
 from gfl import build
 from gfl.benchmark.peer import OURS, Peer
-from gfl.benchmark.record import Record, not_measured, record
+from gfl.benchmark.record import Record, Spread, not_measured, record
 from gfl.benchmark.setting import NUM_CLASSES, Setting, detector_config
 from gfl.benchmark.subjects import (
     LAYOUT,
@@ -42,15 +42,23 @@ def inference(setting: Setting, peer: Peer | None = None) -> list[Record]:
     names = tuple(str(number) for number in range(NUM_CLASSES))
     ours = Detector(model, config, names, tuple(range(NUM_CLASSES)), setting.device)
     others = {name: other.eval() for name, other in rivals(setting).items()}
-    rows = []
+    rows, rates = [], {}
     for count in setting.batches:
-        rows += _forward(setting, ours, others, count, peer if count == 1 else None)
+        spreads = _forward(setting, ours, others, count, peer if count == 1 else None)
+        rows += _forward_rows(setting, spreads, count)
+        for name, spread in spreads.items():
+            rates.setdefault(name, {})[count] = spread.per(count)
+    rows += _throughput(rates)
     rows += _whole(setting, ours, others, config)
-    return rows + _postprocess(setting, ours, config)
+    for count in dict.fromkeys((setting.batches[0], setting.batches[-1])):
+        rows += _postprocess(setting, ours, config, count)
+    return rows
 
 
-def _forward(setting: Setting, ours: Detector, others: dict, count: int, peer) -> list[Record]:
-    """Networks alone: backbone, pyramid, head."""
+def _forward(
+    setting: Setting, ours: Detector, others: dict, count: int, peer: Peer | None
+) -> dict[str, Spread]:
+    """Seconds of each network alone: backbone, pyramid, head."""
     batch = random_batch(setting, count)
     images = ours.normalize(batch.images, batch.input_sizes).contiguous(memory_format=LAYOUT)
     works = {"gfl": partial(_in_half, setting, partial(ours.model, images))}
@@ -58,20 +66,35 @@ def _forward(setting: Setting, ours: Detector, others: dict, count: int, peer) -
         works[name] = partial(_in_half, setting, network_of(other, images))
     if peer is not None:
         works[OURS] = lambda: peer.seconds("infer")
-    spreads = interleaved(works, setting.repeats, setting.warmup, setting.device)
+    return interleaved(works, setting.repeats, setting.warmup, setting.device)
+
+
+def _forward_rows(setting: Setting, spreads: dict[str, Spread], count: int) -> list[Record]:
     height, width = setting.size
     where = f"{setting.backbone}, {height} x {width}, batch {count}, {setting.precision}"
-    mine = spreads.pop("gfl")
-    rows = [
-        record(FIGURE, f"gfl forward, {where}", "ms", mine.times(1000)),
-        record(FIGURE, f"gfl forward, batch {count}", "images/s", mine.per(count)),
-    ]
-    for name, spread in spreads.items():
+    mine = spreads["gfl"].times(1000)
+    rows = [record(FIGURE, f"gfl forward, {where}", "ms", mine)]
+    for name, spread in list(spreads.items())[1:]:
         text = f"{name} forward, batch {count}"
-        rows.append(record(FIGURE, text, "ms", spread.times(1000), mine.times(1000), "gfl forward"))
+        rows.append(record(FIGURE, text, "ms", spread.times(1000), mine, "gfl forward"))
     why = f"torchvision has no {setting.backbone}"
-    missing = [name for name in RIVALS if name not in others]
+    missing = [name for name in RIVALS if name not in spreads]
     return rows + [not_measured(FIGURE, f"{name} forward, batch {count}", why) for name in missing]
+
+
+def _throughput(rates: dict[str, dict[int, Spread]]) -> list[Record]:
+    """Each network at the batch size that suits it best.
+
+    Args:
+        rates: images a second by network and batch size, ours first.
+    """
+    rows, limit = [], ()
+    for name, of_batch in rates.items():
+        count = max(of_batch, key=lambda count: of_batch[count].median)
+        text = f"{name} throughput at its best batch, {count}"
+        rows.append(record(FIGURE, text, "images/s", of_batch[count], *limit))
+        limit = limit or (of_batch[count], "gfl throughput")
+    return rows
 
 
 def _whole(setting: Setting, ours: Detector, others: dict, config) -> list[Record]:
@@ -102,18 +125,19 @@ def _in_half(setting: Setting, work: Callable) -> None:
         work()
 
 
-def _postprocess(setting: Setting, ours: Detector, config) -> list[Record]:
-    batch = random_batch(setting, 1)
-    images = ours.normalize(batch.images, batch.input_sizes).contiguous(memory_format=LAYOUT)
+def _postprocess(setting: Setting, ours: Detector, config, images: int) -> list[Record]:
+    """Decoding of a batch beside its forward."""
+    batch = random_batch(setting, images)
+    inputs = ours.normalize(batch.images, batch.input_sizes).contiguous(memory_format=LAYOUT)
 
     def network():
         with half(setting):
-            return ours.model(images)
+            return ours.model(inputs)
 
     grid = network().grid
     usual, worst = build.build_postprocess(config), build.build_postprocess(config)
     worst.score_threshold = 0.0
-    some, all_pass = _some_candidates(grid, config), _random(grid, config)
+    some, all_pass = _some_candidates(grid, config, images), _random(grid, config, images)
     works = {
         "forward": lambda: network() and None,
         "usual": lambda: usual(some, batch.metas) and None,
@@ -123,32 +147,35 @@ def _postprocess(setting: Setting, ours: Detector, config) -> list[Record]:
     forward = spreads["forward"].times(1000)
     count = min(CANDIDATES, some.cls_logits[0].numel())
     threshold = usual.score_threshold
+    where = f"batch {images}"
     names = {
-        "usual": (f"post-processing, {count} candidates above {threshold:g}", USUAL),
-        "worst": ("post-processing, every candidate passes", WORST),
+        "usual": (f"post-processing, {where}, {count} candidates above {threshold:g} each", USUAL),
+        "worst": (f"post-processing, {where}, every candidate passes", WORST),
     }
+    limit = (forward, f"gfl forward, {where}")
     return [
-        record(FIGURE, text, "ms", spreads[key].times(1000), forward, "gfl forward, batch 1", goal)
+        record(FIGURE, text, "ms", spreads[key].times(1000), *limit, goal)
         for key, (text, goal) in names.items()
     ]
 
 
-def _random(grid, config) -> Predictions:
+def _random(grid, config, images: int) -> Predictions:
     rng = torch.Generator().manual_seed(0)
     count, bins = grid.strides.shape[0], config.model.reg_max + 1
-    scores = torch.randn(1, count, NUM_CLASSES, generator=rng) - 4
-    boxes = torch.randn(1, count, 4 * bins, generator=rng)
+    scores = torch.randn(images, count, NUM_CLASSES, generator=rng) - 4
+    boxes = torch.randn(images, count, 4 * bins, generator=rng)
     device = grid.strides.device
     return Predictions(scores.to(device), boxes.to(device), grid)
 
 
-def _some_candidates(grid, config) -> Predictions:
-    """`CANDIDATES` pairs of scores between the threshold and 1, all others far below it."""
-    given = _random(grid, config)
+def _some_candidates(grid, config, images: int) -> Predictions:
+    """`CANDIDATES` pairs an image with scores above the threshold, all others far below it."""
+    given = _random(grid, config, images)
     rng = torch.Generator().manual_seed(1)
-    logits = torch.full_like(given.cls_logits, -8.0).flatten()
-    chosen = torch.randperm(len(logits), generator=rng)[:CANDIDATES]
+    logits = torch.full_like(given.cls_logits, -8.0).flatten(1)
     low = config.postprocess.score_threshold
-    scores = low + 0.01 + (0.98 - low) * torch.rand(len(chosen), generator=rng)
-    logits[chosen.to(logits.device)] = scores.logit().to(logits.device)
+    for own in logits:
+        chosen = torch.randperm(len(own), generator=rng)[:CANDIDATES]
+        scores = low + 0.01 + (0.98 - low) * torch.rand(len(chosen), generator=rng)
+        own[chosen.to(own.device)] = scores.logit().to(own.device)
     return Predictions(logits.view_as(given.cls_logits), given.box_logits, grid)
