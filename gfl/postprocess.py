@@ -24,7 +24,7 @@ class Postprocess:
             since PR 6268, the zoo's numbers), or "locations" by their best class, all of whose
             classes are then held against the threshold (the authors' code).
         nms_iou: a box that overlaps a better one of its class by more is suppressed.
-        max_per_image: detections kept, best first.
+        max_per_image: detections kept, best first; None for all.
         distributions: whether `Detections` carry the side distributions, if the representation has
             any, and where they lie.
         background_channel: whether the last class channel is no class, see `GFLHead`.
@@ -39,7 +39,7 @@ class Postprocess:
         pre_nms_top_k: int = 1000,
         pre_nms_rule: str = "pairs",
         nms_iou: float = 0.6,
-        max_per_image: int = 100,
+        max_per_image: int | None = 100,
         distributions: bool = False,
         background_channel: bool = False,
     ):
@@ -136,15 +136,18 @@ class Postprocess:
         return torch.cat(images), torch.cat(locations), torch.cat(labels)
 
 
-def _best_of_each(scores: Tensor, image: Tensor, count: int) -> Tensor:
+def _best_of_each(scores: Tensor, image: Tensor, count: int | None) -> Tensor:
     """Rows of the `count` highest scores of each image: image by image, best first.
 
     Args:
         scores: (n,).
         image: (n,) number of the image.
+        count: None for all.
     """
     order = scores.argsort(descending=True, stable=True)
     order = order[image[order].argsort(stable=True)]
+    if count is None:
+        return order
     image = image[order]
     rank = torch.arange(len(image), device=image.device) - torch.searchsorted(image, image)
     return order[rank < count]

@@ -231,12 +231,12 @@ def tiles(grid, scores) -> Predictions:
     return found_at(grid, places)
 
 
-@pytest.mark.parametrize("limit", [1, 100, 300])
+@pytest.mark.parametrize("limit", [1, 100, 300, None])
 def test_the_best_are_kept_up_to_the_limit_best_first(limit):
     grid = make_grid(((20, 20),), (8,))
     scores = torch.linspace(0.1, 0.9, 400)[torch.randperm(400)]
     [found] = postprocess(max_per_image=limit)(tiles(grid, scores), (meta(),))
-    assert len(found) == limit
+    assert len(found) == (limit or 400)
     best = scores.sort(descending=True)
     assert_close(found.scores, best.values[:limit])
     assert_close(found.boxes[:, :2], grid.centers[best.indices[:limit]])
