@@ -65,8 +65,10 @@ class TransformedDataset(Dataset):
             return self._made(key)
         except UserError as error:
             first = error
+        if not self.stand_in:
+            return first
         drawn = key.random_stream(self.transform.seed, STAND_IN).integers(len(self), size=TRIES)
-        for index in drawn.tolist() if self.stand_in else ():
+        for index in drawn.tolist():
             try:
                 sample, meta = self._made(key._replace(index=index))
             except UserError:

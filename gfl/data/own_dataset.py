@@ -38,10 +38,11 @@ def completed(
     is_complete = all(hasattr(dataset, name) for name in needed)
     if not (is_complete and (not len(dataset) or isinstance(dataset[0], Sample))):
         dataset = OwnDataset(dataset, class_names, num_classes)
-    if class_names is not None and tuple(dataset.class_names) != tuple(class_names):
+    found = tuple(map(str, dataset.class_names))
+    if class_names is not None and found != tuple(class_names):
         raise UserError(
-            f"the classes of the data set are {', '.join(dataset.class_names)}, expected those of "
-            f"the training in their order: {', '.join(class_names)}."
+            f"the classes of the data set are {', '.join(found)}, expected those of the training "
+            f"in their order: {', '.join(class_names)}."
         )
     return dataset
 
