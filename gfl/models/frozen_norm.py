@@ -3,8 +3,7 @@
 With fixed statistics a batch norm is a factor and a summand of each channel, which the convolution
 takes into its weights: norm(conv(x, W)) = conv(x, W * scale) + shift. Weights, gradients and names
 of parameters stay those of the two layers, but no picture-sized tensor is kept for the norm's
-backward, and none is read and written by it. Where there are fewer outputs than weights, as in the
-last stage for few small pictures, the outputs are scaled: conv(x, W) * scale + shift.
+backward, and none is read and written by it.
 """
 
 from collections.abc import Iterator
@@ -31,21 +30,9 @@ class NormedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         scale, shift = self.scale_and_shift()
         if torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad):
-            if self._has_few_outputs(x):
-                y = self._conv_forward(x, self.weight, None)
-                scale, shift = (v.to(y.dtype)[:, None, None] for v in (scale, shift))
-                return torch.addcmul(shift, y, scale)
             settings = self.stride, self.padding, self.dilation, self.groups
             return _ScaledConvolution.apply(x, self.weight, scale, shift, settings)
         return self._conv_forward(x, _scaled(self.weight, scale), shift)
-
-    def _has_few_outputs(self, x: Tensor) -> bool:
-        """Whether a channel has fewer outputs than weights. (Compiled programs do not depend on
-        it, to serve all sizes.)"""
-        if torch.compiler.is_compiling():
-            return False
-        outputs = x[:, 0].numel() // (self.stride[0] * self.stride[1])
-        return outputs < self.weight[0].numel()
 
 
 class _ScaledConvolution(torch.autograd.Function):
