@@ -9,8 +9,9 @@ from gfl.models.box_representation import BoxRepresentation
 from gfl.structures import Detections, ImageMeta, Predictions
 
 PRE_NMS_RULES = ("pairs", "locations")
-# NMS takes time with the square of the boxes, on a GPU memory too: beyond these, class by class.
-MANY_BOXES = {"cpu": 2_000, "gpu": 20_000}
+# NMS takes time with the square of the boxes, on a GPU memory too: beyond these, a few classes at a
+# time.
+BOXES_AT_ONCE = {"cpu": 500, "gpu": 20_000}
 
 
 class Postprocess:
@@ -183,18 +184,15 @@ def class_wise_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) ->
     """
     if len(boxes) == 0:
         return labels.new_zeros(0)
-    boxes, scores = boxes.double(), scores.double()
-    if len(boxes) > MANY_BOXES["cpu" if boxes.device.type == "cpu" else "gpu"]:
-        return _nms_class_by_class(boxes, scores, labels, iou)
     # Each class gets a place of its own. In double, so that the offset costs no precision.
     offset = labels.double() * (boxes.max() - boxes.min() + 1)
-    return nms(boxes + offset[:, None], scores, iou)
-
-
-def _nms_class_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tensor:
-    """`class_wise_nms`, one class after the other; equal scores stay in the order of rows."""
-    sorted_labels, order = labels.sort(stable=True)
-    counts = sorted_labels.unique_consecutive(return_counts=True)[1].tolist()
-    kept = torch.cat([rows[nms(boxes[rows], scores[rows], iou)] for rows in order.split(counts)])
-    kept = kept.sort().values
+    boxes, scores = boxes.double() + offset[:, None], scores.double()
+    at_once = BOXES_AT_ONCE["cpu" if boxes.device.type == "cpu" else "gpu"]
+    if len(boxes) <= at_once:
+        return nms(boxes, scores, iou)
+    labels, order = labels.sort(stable=True)
+    counts = labels.unique_consecutive(return_counts=True)[1]
+    sizes = torch.bincount(counts.cumsum(0) // at_once, weights=counts).long().tolist()
+    kept = torch.cat([rows[nms(boxes[rows], scores[rows], iou)] for rows in order.split(sizes)])
+    kept = kept.sort().values  # equal scores stay in the order of rows
     return kept[scores[kept].argsort(descending=True, stable=True)]

@@ -335,17 +335,17 @@ def test_half_precision_logits_are_decoded_in_float32():
 # Quick ways --------------------------------------------------------------------------------------
 
 
-def test_class_by_class_keeps_what_one_nms_keeps(monkeypatch):
+def test_a_few_classes_at_a_time_keep_what_one_nms_keeps(monkeypatch):
     torch.manual_seed(3)
     corner = torch.rand(3000, 2) * 200
     boxes = torch.cat((corner, corner + 10 + torch.rand(3000, 2) * 60), 1)
     scores = (torch.rand(3000) * 50).round() / 50  # many equal scores
     labels = torch.randint(0, 7, (3000,))
-    by_class = class_wise_nms(boxes, scores, labels, 0.6)
-    monkeypatch.setitem(postprocess_module.MANY_BOXES, "cpu", 10_000)
+    apart = class_wise_nms(boxes, scores, labels, 0.6)
+    monkeypatch.setitem(postprocess_module.BOXES_AT_ONCE, "cpu", 10_000)
     at_once = class_wise_nms(boxes, scores, labels, 0.6)
     assert 100 < len(at_once) < 2900
-    assert torch.equal(by_class, at_once)
+    assert torch.equal(apart, at_once)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.05, 0.9])
