@@ -20,7 +20,7 @@ from test_kill import has_logged, wait_for
 from test_train import metrics_of
 
 from gfl.build import build_dataset, build_train_loader
-from gfl.build import data as build_data
+from gfl.build import loaders as build_loaders
 from gfl.distributed import _agreed_word
 from gfl.engine.checkpoint import load_checkpoint
 from gfl.errors import UserError
@@ -73,7 +73,7 @@ def test_a_process_without_objects_takes_as_many_steps_and_another_number_resume
 
 
 def test_a_batch_that_does_not_divide_is_refused(config, monkeypatch):
-    monkeypatch.setattr(build_data, "world_size", lambda: 3)
+    monkeypatch.setattr(build_loaders, "world_size", lambda: 3)
     settings = tiny_config(config.parent / "set", batch_size=4)
     with pytest.raises(UserError, match="total of 3 processes.*a multiple of 3"):
         build_train_loader(settings, build_dataset(settings, "train"))
