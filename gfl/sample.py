@@ -7,6 +7,7 @@ and two are crowded. A picture depends on (seed, split, index, size) alone, not 
 ``bbox`` is ``[x, y, w, h]`` in continuous pixel coordinates (the top left pixel covers
 ``[0, 1] x [0, 1]``): the full extent of the object, also where another object hides part of it, and
 wholly inside the image. ``area`` is the sum of the object's own opacity, hidden parts included.
+``segmentation`` holds run lengths of the pixels that show the object more than what is around it.
 
 ``edge_blur`` is ``[left, top, right, bottom]`` in pixels: the standard deviation of each edge's
 position. An object's opacity is the mean of its outline over many boxes whose sides are displaced
@@ -29,6 +30,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from gfl.files import replacing
 from gfl.sample_shapes import CATEGORIES, object_alpha, unit_displacements
@@ -94,6 +96,12 @@ def _pick_colour(rng: np.random.Generator, around: np.ndarray, number: int) -> n
     return colours[np.argmax(np.minimum(gaps, 110))]
 
 
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H x W, bool) as COCO's compressed run lengths, which JSON can hold."""
+    found = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": found["counts"].decode("ascii")}
+
+
 def draw_scene(
     rng: np.random.Generator, width: int, height: int, kind: str = "normal", by_colour: bool = False
 ) -> Scene:
@@ -142,7 +150,10 @@ def draw_scene(
             break
     image = canvas[PAD:-PAD, PAD:-PAD]
     grain = rng.standard_normal(image.shape).astype(np.float32) * rng.uniform(0.5, 3)
-    objects = [o | {"visible": float(s.sum()) / o["area"]} for o, s in placed]
+    objects = []
+    for o, s in placed:
+        shown = _run_lengths(s[PAD:-PAD, PAD:-PAD] > 0.5)
+        objects.append(o | {"visible": float(s.sum()) / o["area"], "segmentation": shown})
     return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8), objects
 
 

@@ -5,9 +5,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from gfl import sample as ms
 from gfl.cli.sample import main
+from gfl.data.masks import Masks
 from gfl.sample_shapes import shape_mask
 
 
@@ -83,6 +85,26 @@ def test_objects_stay_visible_and_some_are_partly_hidden():
     visible = [o["visible"] for i in range(40) for o in ms.scene_at(3, "train", i)[1]]
     assert min(visible) >= ms.MIN_VISIBLE - 1e-3
     assert np.mean(np.array(visible) < 0.95) > 0.1
+
+
+def test_masks_show_the_visible_objects_and_do_not_overlap(made):
+    for content in made[1].values():
+        sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+        covered = {key: np.zeros(size, int) for key, size in sizes.items()}
+        for a in content["annotations"]:
+            covered[a["image_id"]] += coco_mask.decode(a["segmentation"])
+        assert max(c.max() for c in covered.values()) == 1
+        boxes = np.array([a["bbox"] for a in content["annotations"]])
+        boxes[:, 2:] += boxes[:, :2]
+        of_boxes = np.array([sizes[a["image_id"]] for a in content["annotations"]])
+        masks = Masks([a["segmentation"] for a in content["annotations"]], of_boxes, boxes)
+        assert masks.known.mean() > 0.85
+
+
+def test_a_mask_is_as_large_as_what_is_seen_of_the_object():
+    objects = [o for i in range(40) for o in ms.scene_at(3, "train", i)[1]]
+    seen = [coco_mask.area(o["segmentation"]) / (o["visible"] * o["area"]) for o in objects]
+    assert len(seen) == 205 and max(seen) < 1.1 and 0.95 < np.median(seen) < 1.02
 
 
 @pytest.mark.parametrize("name", sorted(ms.CATEGORIES))

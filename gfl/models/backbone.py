@@ -19,6 +19,7 @@ from gfl.models.trainable import keep_statistics
 # "timm/MODEL" where torchvision has none; None where there are none at all.
 RESNETS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
     "resnet18_w16": (lambda: NarrowResNet(16), None),
+    "resnet18_w28": (lambda: NarrowResNet(28), None),
     "resnet18_w32": (lambda: NarrowResNet(32), None),
     "resnet18_w48": (lambda: NarrowResNet(48), None),
     "resnet18": (torchvision.models.resnet18, "ResNet18_Weights.IMAGENET1K_V1"),
