@@ -312,12 +312,14 @@ def test_evaluation_beside_pycocotools():
     assert rows[0].goal == 0.2
 
 
+@pytest.mark.slow
 def test_start_of_processes():
     rows = start(TINY)
     assert_well_formed(rows)
     assert [row.unit for row in rows] == ["s"] * 3 and rows[2].goal == 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' /proc")
 def test_memory_of_processes():
     rows = memory(TINY)

@@ -45,6 +45,11 @@ V2 = {
 DCN = {"model": {"backbone": {"deformable_stages": [4, 5]}}}
 
 
+def small_values(folder: Path) -> dict:
+    """Three levels in place of five: what is written grows with them, and so does the time."""
+    return merge_values(tiny_values(folder), {"model": {"neck": {"levels": 3}}})
+
+
 def write_checkpoint(path: Path, config, cls_std=0.25, box_std=0.5, **more) -> Path:
     """An untrained network whose scores are high enough to detect something everywhere.
 
@@ -87,13 +92,13 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(folder):
     source = {"licence": "Apache-2.0", "project": "somewhere"}
-    config = parse_config(tiny_values(folder))
+    config = parse_config(small_values(folder))
     return write_checkpoint(folder / "plain.pt", config, source=source)
 
 
 @pytest.fixture(scope="module")
 def v2(folder):
-    return write_checkpoint(folder / "v2.pt", parse_config(merge_values(tiny_values(folder), V2)))
+    return write_checkpoint(folder / "v2.pt", parse_config(merge_values(small_values(folder), V2)))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +174,7 @@ VARIANTS = {
 @pytest.fixture(scope="module")
 def variant(folder):
     def get(name: str) -> Path:
-        config = parse_config(merge_values(tiny_values(folder), VARIANTS[name]))
+        config = parse_config(merge_values(small_values(folder), VARIANTS[name]))
         # exp of a logit, and nine anchors a place: smaller logits, or every box is a hit.
         return write_checkpoint(folder / f"{name}.pt", config, cls_std=0.2, box_std=0.05)
 
@@ -301,7 +306,13 @@ def test_an_onnx_file_computes_what_pytorch_does(form, plain, onnx_files):
 
 
 @pytest.mark.parametrize(
-    ("kind", "form"), [("plain", "raw"), ("plain", "decoded"), ("plain", "nms"), ("v2", "nms")]
+    ("kind", "form"),
+    [
+        ("plain", "raw"),
+        ("plain", "decoded"),
+        ("plain", "nms"),
+        pytest.param("v2", "nms", marks=pytest.mark.slow),
+    ],
 )
 def test_loading_the_file_is_loading_the_checkpoint(kind, form, plain, v2, onnx_files, pictures):
     original = gfl.load({"plain": plain, "v2": v2}[kind], device="cpu")
@@ -340,6 +351,7 @@ def test_distributions_come_from_the_raw_form_alone(plain, onnx_files, pictures)
         gfl.load(onnx_files("plain", "nms")).predict(pictures[0], score_threshold=0.01)
 
 
+@pytest.mark.slow
 def test_half_precision_is_half_inside_and_float32_outside(plain, onnx_files, pictures):
     path = onnx_files("half", "decoded")
     graph = onnx.load(path).graph
@@ -484,7 +496,7 @@ def test_a_file_that_differs_is_not_kept(quick, plain, tmp_path, pictures, capsy
 
 
 def test_another_networks_file_is_noticed(quick, folder, tmp_path):
-    config = parse_config(merge_values(tiny_values(folder), {"data": {"mean": [120.0, 116, 103]}}))
+    config = parse_config(merge_values(small_values(folder), {"data": {"mean": [120.0, 116, 103]}}))
     other = write_checkpoint(tmp_path / "other.pt", config)
     with pytest.raises(ExportFailed, match="differs from PyTorch"):
         gfl.export(other, tmp_path / "net.onnx", "raw")

@@ -375,6 +375,7 @@ def light(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow  # test_exporting.py exports other networks
 def test_a_light_network_exports_and_is_folded(light, tmp_path):
     out = tmp_path / "n.onnx"
     picture = drawn_picture(200, 320)

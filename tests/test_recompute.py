@@ -107,6 +107,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 def test_memory_is_lower():
     """Activations of ResNet-50 and its gradients; a third less is a bound with room. What the
     allocator keeps beyond that differs from run to run, so that the least of three counts."""
