@@ -72,9 +72,10 @@ def rate_test(
         raise UserError(f"cannot make folder {out}: {error.strerror or error}") from None
     with process_group(config.device) as device:
         found = _tried(config, device, steps, lowest, highest, say)
+    table, picture = _csv(found).encode(), _picture(found)
     try:
-        write_atomically(place / CSV, lambda file: file.write(_csv(found).encode()))
-        write_atomically(place / PICTURE, lambda file: file.write(_picture(found)))
+        write_atomically(place / CSV, lambda file: file.write(table))
+        write_atomically(place / PICTURE, lambda file: file.write(picture))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror or error}") from None
     return found

@@ -229,6 +229,10 @@ def test_mosaic_mixup_and_copy_paste_end_before_the_last_epochs():
 def test_scale_jitter_and_crop_go_on_to_the_end():
     view = view_of(Coloured(), scale_jitter=(0.3, 0.5), strong_epochs=0)
     assert (view[SampleKey(0, 9, SHORT)][0].image == FILL).mean() > 0.5
+    key = SampleKey(0, 9, SHORT)
+    cut, _ = view_of(Coloured(), crop=1.0, strong_epochs=0)[key]
+    whole, _ = TransformedDataset(Coloured(), Transform(LONG))[key]
+    assert cut.image.shape != whole.image.shape
 
 
 def test_probabilities():

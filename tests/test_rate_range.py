@@ -11,6 +11,7 @@ from test_train import write_config
 
 from gfl.cli.lr_test import main
 from gfl.engine.rate_range import RateRange, range_test
+from gfl.errors import UserError
 
 
 def noisy_quadratic(curvature: float):
@@ -56,6 +57,9 @@ def test_a_loss_that_is_not_finite_or_never_falls():
     losses = iter([3.0, 2.0, math.nan])
     found = range_test(lambda rate: next(losses), 1.0, 100.0, 30)
     assert found.ending == "the loss is not finite" and found.least == 1
+    for never in (math.nan, math.inf):
+        with pytest.raises(UserError, match="before any step"):
+            range_test(lambda rate, loss=never: loss, 1.0, 100.0, 30)
     risen = iter([1.0, 2.0, 3.0])
     assert range_test(lambda rate: next(risen), 1.0, 100.0, 3).suggestion is None
 

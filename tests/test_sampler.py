@@ -234,6 +234,16 @@ def test_counts_are_the_factors_on_average_and_their_sum_is_always_the_same(fact
     assert counts.mean(0) == pytest.approx(np.floor(factors) + fractions * scale, abs=0.05)
 
 
+def test_the_length_of_an_epoch_does_not_depend_on_the_order_of_the_fractions():
+    """The rare class of 25 images of 169: fractions whose sum is next to a half."""
+    labels, images = np.zeros(25, np.int64), np.arange(25) * 6
+    factors = repeat_factors(labels, images, 169, 0.25)
+    assert abs(factors.sum() % 1 - 0.5) < 1e-9
+    for order in range(50):
+        rng = np.random.default_rng(order)
+        assert epoch_counts(rng.permutation(factors), rng).sum() == epoch_length(factors)
+
+
 def repeating(epoch: int = 0, first_step: int = 0, rank: int = 0, world_size: int = 1) -> list:
     factors = np.where(np.arange(30) < 5, 2.5, 1.0)
     sizes = mixed_sizes(30)

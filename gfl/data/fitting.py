@@ -32,7 +32,7 @@ def fitting_side(
     """The side that the long side of pictures is resized to, and why.
 
     So large that nine of ten objects are `stride` pixels wide and high, and 320 at least; no larger
-    than nine of ten pictures, and than `largest`; a multiple of 32.
+    than what nine of ten pictures do not exceed, and than `largest`; a multiple of 32.
 
     Args:
         boxes: (m, 4) xyxy, pixels of their image.

@@ -1,5 +1,7 @@
 """Repeat-factor sampling: images of rare classes come several times an epoch."""
 
+import math
+
 import numpy as np
 
 
@@ -31,7 +33,13 @@ def repeat_factors(
 
 def epoch_length(factors: np.ndarray) -> int:
     """Images of an epoch, the same in each."""
-    return int(np.floor(factors).sum() + np.rint(np.modf(factors)[0].sum()))
+    parts, whole = np.modf(factors)
+    return int(whole.sum()) + _times_drawn(parts)
+
+
+def _times_drawn(parts: np.ndarray) -> int:
+    """The sum of the fractions as a whole number; exact, so that their order does not matter."""
+    return round(math.fsum(parts))
 
 
 def epoch_counts(factors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -43,7 +51,7 @@ def epoch_counts(factors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     parts, whole = np.modf(factors)
     order = rng.permutation(len(factors))
     ends = np.cumsum(parts[order])
-    total = np.rint(ends[-1])
+    total = _times_drawn(parts)
     if ends[-1] > 0:
         ends *= total / ends[-1]
     marks = np.floor(ends + rng.random())

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gfl.errors import UserError
+
 # Weight of the past in the smoothed loss.
 SMOOTHING = 0.9
 # The test ends when the smoothed loss is that many times its least.
@@ -71,6 +73,9 @@ def range_test(
         step: takes one optimiser step at a rate and gives the loss before it.
         lowest, highest: of the rates.
         steps: at most.
+
+    Raises:
+        UserError: the first loss is not finite.
     """
     rates, losses, smoothed = [], [], []
     average, ending = 0.0, None
@@ -82,6 +87,11 @@ def range_test(
         losses.append(loss)
         smoothed.append(average / (1 - SMOOTHING ** (number + 1)))
         if not math.isfinite(loss):
+            if not number:
+                raise UserError(
+                    f"the loss is {loss} before any step, so no rate would help: try "
+                    "train.precision=fp32, and look at the data (gfl check-data)."
+                )
             ending = "the loss is not finite"
             break
         if smoothed[-1] > GROWTH * min(smoothed):
