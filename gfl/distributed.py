@@ -4,9 +4,10 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gfl.errors import TrainingFailed, TrainingStopped, UserError
+
+T = TypeVar("T")
 
 # Long enough for one rank to evaluate alone while the others wait, short enough to end a hang. A
 # process that ends takes the others with it at once; this is for one that stands still.
@@ -219,3 +222,21 @@ def broadcast_object(value: object) -> object:
     holder = [value]
     dist.broadcast_object_list(holder, src=0)
     return holder[0]
+
+
+def done_by_main(work: Callable[[], T]) -> T:
+    """What `work` gives in the first process, which alone does it, on every process.
+
+    Raises:
+        UserError: what the first process's work raised, on every process alike.
+    """
+    given = problem = None
+    if is_main():
+        try:
+            given = work()
+        except UserError as error:
+            problem = str(error)
+    given, problem = broadcast_object((given, problem))
+    if problem:
+        raise UserError(problem)
+    return given

@@ -19,7 +19,7 @@ from gfl.engine.rate_range import RateRange, range_test
 from gfl.engine.train import ADVICE, train_step
 from gfl.errors import UserError
 from gfl.initialise import initialise
-from gfl.sample import make_shapes
+from gfl.sample import drawn_if_missing
 from gfl.structures import Batch
 from gfl.teacher import load_teacher
 
@@ -103,8 +103,7 @@ def _tried(
     config: Config, device: torch.device, steps: int, lowest: float, highest: float, say
 ) -> RateRange:
     """The test itself."""
-    if config.data.draw_sample and not Path(config.data.path or ".").exists():
-        make_shapes(config.data.path)
+    drawn_if_missing(config.data)
     torch.manual_seed(config.train.seed)
     config, dataset, choices = choose_all(config, None, None, device)
     for choice in choices:

@@ -24,16 +24,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from gfl.files import replacing
+from gfl.errors import UserError
+from gfl.files import beside, replacing
 from gfl.sample_shapes import CATEGORIES, object_alpha, unit_displacements
+
+if TYPE_CHECKING:
+    from gfl.schema.data import Data
 
 # In the order of their hues, which are those of the categories by shape.
 COLOURS = {"red": 3, "yellow": 5, "green": 6, "cyan": 8, "blue": 10, "magenta": 11}
@@ -189,6 +194,32 @@ def _is_own(path: Path, info: dict[str, Any]) -> bool:
         if json.loads(path.read_bytes())["info"] == info:
             return True
     raise FileExistsError(f"{path} is of a different data set: use another --out")
+
+
+def drawn_if_missing(data: Data) -> bool:
+    """Draw the sample into `data.path` if the config asks for that and nothing is there.
+
+    It appears there whole, in one move.
+
+    Returns:
+        Whether it was drawn.
+
+    Raises:
+        UserError: it can not be written.
+    """
+    place = Path(data.path or ".")
+    if not data.draw_sample or place.exists():
+        return False
+    unfinished = beside(place)
+    try:
+        make_shapes(unfinished)
+        unfinished.rename(place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot draw the sample into {place}: {reason}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
 
 
 def make_shapes(

@@ -16,6 +16,7 @@ from gfl.data.stand_ins import StandIns
 from gfl.distributed import (
     broadcast_object,
     data_parallel,
+    done_by_main,
     gather_objects,
     is_main,
     process_group,
@@ -36,7 +37,7 @@ from gfl.errors import TrainingStopped
 from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
 from gfl.resuming import restore, resumed_lines
-from gfl.sample import make_shapes
+from gfl.sample import drawn_if_missing
 from gfl.seeding import seed_everything
 from gfl.teacher import load_teacher
 from gfl.validation import Validation
@@ -93,11 +94,9 @@ class _Run:
         self.stop = stop
         checkpoint, note = start_work_dir(work_dir, resume)
         seed_everything(config.train.seed, config.train.deterministic)
-        if config.data.draw_sample and is_main() and not Path(config.data.path or ".").exists():
-            make_shapes(config.data.path)
+        if done_by_main(lambda: drawn_if_missing(config.data)):
             drawn = f"the sample data was drawn into {config.data.path}"
             note = f"{note}\n{drawn}" if note else drawn
-        broadcast_object(None)  # the others wait for it
         known = checkpoint and checkpoint["config"]
         self._choose_data(known, train_dataset, val_dataset)
         config = self.config
@@ -125,6 +124,8 @@ class _Run:
         self.network = data_parallel(self.programs.network, device)
         if checkpoint is not None:
             restore(self.state, checkpoint, config, self.class_names, self.options.steps_per_epoch)
+        if is_main():
+            describe_run(work_dir, config, self._class_map())
         step = None if checkpoint is None else self.state.step
         folder = work_dir if is_main() else None
         self.log = RunLog(folder, step, self.state.evaluated_step)
@@ -260,9 +261,7 @@ class _Run:
             state.scaler = torch.amp.GradScaler(self.device.type, enabled=False)
 
     def _introduce(self, checkpoint: dict | None, note: str | None) -> None:
-        """Say once what is trained on what, and keep the resolved config."""
-        if is_main():
-            describe_run(self.work_dir, self.config, self._class_map())
+        """Say once what is trained on what."""
         lines = [*([note] if note else []), *map(str, self.choices)]
         lines += opening_lines(self.config, self.device, self.train_data, self.val_data, self.state)
         lines += str(self.initialisation or "").splitlines()

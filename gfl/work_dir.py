@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -12,11 +13,13 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None
 
-from gfl.distributed import broadcast_object, is_main
+from gfl.distributed import done_by_main
 from gfl.engine.checkpoint import load_checkpoint, write_atomically
 from gfl.engine.keeper import BEST, LAST, PREVIOUS, find_last, reason, unfinished
 from gfl.errors import UserError
 from gfl.schema import Config
+
+CONFIG, CLASSES = "config.yaml", "class_map.json"
 
 
 def start_work_dir(work_dir: Path, resume: bool) -> tuple[dict | None, str | None]:
@@ -24,17 +27,9 @@ def start_work_dir(work_dir: Path, resume: bool) -> tuple[dict | None, str | Non
 
     Raises:
         UserError: on every process alike: the directory is in use or can not be made, or its
-            checkpoints can not be read.
+            checkpoints can not be read, or it holds files that no training has made.
     """
-    name = note = problem = None
-    if is_main():
-        try:
-            name, note = _start(work_dir, resume)
-        except UserError as error:
-            problem = str(error)
-    name, note, problem = broadcast_object((name, note, problem))
-    if problem:
-        raise UserError(problem)
+    name, note = done_by_main(lambda: _start(work_dir, resume))
     return load_checkpoint(work_dir / name) if name else None, note
 
 
@@ -46,11 +41,19 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
                 f"(its settings are in {work_dir / 'config.yaml'}, which is a config too), or "
                 "choose another --work-dir."
             )
-    if (work_dir / BEST).exists() and not any((work_dir / n).exists() for n in (LAST, PREVIOUS)):
+    is_begun = any((work_dir / name).exists() for name in (LAST, PREVIOUS))
+    if (work_dir / BEST).exists() and not is_begun:
         raise UserError(
             f"{work_dir / BEST} is the outcome of a training whose last.pt is gone: nothing can be "
             "resumed, and a new training would write over it. Choose another --work-dir, or start "
             f"from it with init_from={work_dir / BEST}."
+        )
+    written = (CONFIG, "log.txt", "metrics.jsonl")
+    foreign = [name for name in written if (work_dir / name).exists()]
+    if foreign and not is_begun and not (work_dir / CLASSES).exists():
+        raise UserError(
+            f"{work_dir / foreign[0]} is of no training ({CLASSES} would lie beside it), and this "
+            "one would write over it. Choose another --work-dir."
         )
     try:
         for part in unfinished(work_dir):
@@ -71,32 +74,34 @@ def only_one_training(work_dir: Path, option: str = "--work-dir") -> Iterator[No
     Raises:
         UserError: on every process alike: another training runs there, or it can not be made.
     """
-    problem, lock = None, None
-    if is_main():
+    held: list[TextIO] = []
+
+    def hold() -> None:
         try:
             work_dir.mkdir(parents=True, exist_ok=True)
-            lock = open(work_dir / ".lock", "a")
+            held.append(open(work_dir / ".lock", "a"))
             if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             problem = f"another training runs in {work_dir}: choose another {option}."
+            raise UserError(problem) from None
         except OSError as error:
             problem = f"cannot make work directory {work_dir}: {reason(error)}"
+            raise UserError(problem) from None
+
     try:
-        problem = broadcast_object(problem)
-        if problem:
-            raise UserError(problem)
+        done_by_main(hold)
         yield
     finally:
-        if lock is not None:
+        for lock in held:
             lock.close()
 
 
 def describe_run(work_dir: Path, config: Config, class_map: dict) -> None:
-    """Write config.yaml (resolved) and class_map.json."""
+    """Write class_map.json, which tells a training's directory, and config.yaml (resolved)."""
     try:
-        _write_text(work_dir / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-        _write_text(work_dir / "class_map.json", json.dumps(class_map, indent=1) + "\n")
+        _write_text(work_dir / CLASSES, json.dumps(class_map, indent=1) + "\n")
+        _write_text(work_dir / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
     except OSError as error:
         raise UserError(f"cannot write to work directory {work_dir}: {reason(error)}") from None
 

@@ -1,5 +1,6 @@
 """The sample that `gfl sample` and data/make_shapes.py draw."""
 
+import errno
 import json
 
 import cv2
@@ -9,7 +10,10 @@ from pycocotools import mask as coco_mask
 
 from gfl import sample as ms
 from gfl.cli.sample import main
+from gfl.config import load_config
 from gfl.data.masks import Masks
+from gfl.errors import UserError
+from gfl.sample import make_shapes
 from gfl.sample_shapes import shape_mask
 
 
@@ -43,6 +47,27 @@ def test_more_pictures_leave_the_earlier_ones_unchanged(tmp_path, made):
         part = json.loads((tmp_path / "annotations" / f"{split}.json").read_text())
         assert part["images"] == full[split]["images"][: len(part["images"])]
         assert part["annotations"] == full[split]["annotations"][: len(part["annotations"])]
+
+
+def test_a_config_that_asks_for_the_sample_gets_it_whole_or_not_at_all(tmp_path, monkeypatch):
+    data = load_config(
+        "quickstart", [f"data.path={tmp_path / 'set'}", "data.draw_sample=true"]
+    ).data
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def broken(out):
+        (out / "images").mkdir(parents=True)
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ms, "make_shapes", broken)
+        with pytest.raises(UserError, match="cannot draw the sample into .*set: No space left"):
+            ms.drawn_if_missing(data)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(ms, "make_shapes", lambda out: make_shapes(out, 3, 1))
+    assert ms.drawn_if_missing(data) and not ms.drawn_if_missing(data)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert (tmp_path / "set" / "annotations" / "train.json").exists()
 
 
 def test_seed_and_split_matter():

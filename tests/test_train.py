@@ -552,6 +552,19 @@ def test_the_outcome_of_a_training_whose_last_is_gone_is_not_written_over(resume
     assert (tmp_path / "best.pt").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["config.yaml", "log.txt", "metrics.jsonl"])
+def test_files_that_no_training_has_made_are_not_written_over(name, resume, tmp_path):
+    from gfl.work_dir import start_work_dir
+
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(gfl.UserError, match=f"{name} is of no training"):
+        start_work_dir(tmp_path, resume)
+    assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "class_map.json").write_text("{}")  # a training that ended before its first save
+    assert start_work_dir(tmp_path, resume)[0] is None
+
+
 def test_the_average_knows_how_many_steps_are_done(folder, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(EMA, "update", lambda self, model, step: seen.append(step))

@@ -9,7 +9,7 @@ from gfl.ablation.runs import write_file
 from gfl.automatic import choose_all
 from gfl.config import load_config
 from gfl.distributed import local_device
-from gfl.sample import make_shapes
+from gfl.sample import drawn_if_missing
 
 # In the study's folder.
 FILE = "auto.json"
@@ -54,8 +54,7 @@ def chosen_for(config: str | Path, overrides: Sequence[str], out: Path) -> Chose
             return Chosen(known["values"], tuple(known["lines"]), known["config"])
     except (OSError, ValueError, KeyError):
         pass
-    if base.data.draw_sample and not Path(base.data.path or ".").exists():
-        make_shapes(base.data.path)
+    drawn_if_missing(base.data)
     _, _, choices = choose_all(base, None, None, local_device(base.device))
     values = {choice.key: choice.value for choice in choices}
     return Chosen(values, tuple(map(str, choices)), base.to_dict())

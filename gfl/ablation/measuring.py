@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,7 @@ from gfl.ablation.cost import Measured
 from gfl.config import Config, parse_config
 from gfl.distributed import process_group
 from gfl.errors import UserError
-from gfl.sample import make_shapes
+from gfl.sample import drawn_if_missing
 from gfl.structures import Batch
 
 # Steps before any is timed: caches, choice of algorithms, memory.
@@ -145,8 +144,7 @@ class _Loaders:
     """Batches of a config's train and val."""
 
     def __init__(self, config: Config):
-        if config.data.draw_sample and not Path(config.data.path or ".").exists():
-            make_shapes(config.data.path)
+        drawn_if_missing(config.data)
         data = build.build_dataset(config, "train")
         val = build.build_dataset(config, "val", tuple(data.class_names))
         self.num_classes = len(data.class_names)
