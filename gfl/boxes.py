@@ -94,20 +94,19 @@ def aligned_iou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Ten
     return intersection / union.clamp(min=epsilon)
 
 
-def pairwise_iou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:
+def pairwise_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """IoU of every box with every other: (A, 4), (B, 4) xyxy to (A, B).
 
     Source: mmdet `bbox_overlaps(is_aligned=False)`.
     """
-    return aligned_iou(boxes1[:, None, :], boxes2[None, :, :], epsilon)
+    return aligned_iou(boxes1[:, None, :], boxes2[None, :, :])
 
 
-def aligned_diou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:
+def aligned_diou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Distance-IoU of each box with its partner; leading shapes broadcast.
 
     Args:
         boxes1, boxes2: (..., 4) xyxy, same unit.
-        epsilon: lower bound of union and squared diagonal.
 
     Returns:
         (...) in [-1, 1]: IoU minus the squared distance of the centres over the squared diagonal
@@ -119,8 +118,8 @@ def aligned_diou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Te
     sides = torch.maximum(boxes1[..., 2:], boxes2[..., 2:]) - torch.minimum(
         boxes1[..., :2], boxes2[..., :2]
     )
-    diagonal = sides.square().sum(-1).clamp(min=epsilon)
-    return aligned_iou(boxes1, boxes2, epsilon) - between.square().sum(-1) / diagonal
+    diagonal = sides.square().sum(-1).clamp(min=EPSILON)
+    return aligned_iou(boxes1, boxes2) - between.square().sum(-1) / diagonal
 
 
 def aligned_giou(boxes1: Tensor, boxes2: Tensor, epsilon: float = EPSILON) -> Tensor:

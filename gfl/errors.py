@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that end a command with one message, and words for messages."""
 
 import difflib
 from collections.abc import Iterable

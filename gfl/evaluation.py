@@ -83,7 +83,9 @@ def _data(config: Config, split: str, names: tuple[str, ...], given) -> tuple:
     if given is not None:
         return config, completed(given, names, evaluated=True)
     config, _ = choose_layout(config)
-    return config, build.build_dataset(config, split, names)
+    dataset = build.build_dataset(config, split, names)
+    dataset.require_distinct_image_ids()
+    return config, dataset
 
 
 def _introduction(content: dict, name: str, split: str, views: int) -> str:

@@ -64,20 +64,20 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
     """Predict on every source and write the outcome below `wish.out`.
 
     A source that can not be read (to its end), or whose output can not be written, is named.
-    Ctrl-C writes what was found until then to predictions.json.
+    Ctrl-C, and memory that runs out, write what was found until then to predictions.json.
 
     Returns:
         {"images", "detections", "per_class": {name: count}, "skipped": {path: reason}}.
 
     Raises:
         UserError: an unknown class, the folder can not be written, or an output would fall on a
-            source.
+            source; memory ran out.
     """
     check_classes(wish.classes, detector.class_names)
     run = _Run(detector, sources, wish)
     try:
         run.all(sources)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         run.finish()
         raise
     return run.finish()

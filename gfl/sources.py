@@ -9,15 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gfl.data.image import read_image
+from gfl.data.image import IMAGE_ENDINGS, read_image
 from gfl.errors import UserError
 from gfl.files import beside
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 # Endings that OpenCV writes; pictures of other kinds become .png.
 WRITABLE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 PREDICTIONS = "predictions.json"
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
+KNOWN_ENDINGS = {*IMAGE_ENDINGS, *VIDEO_ENDINGS}
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,16 @@ def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            known = IMAGE_ENDINGS | VIDEO_ENDINGS
-            inside = (f for f in path.rglob("*") if f.suffix.lower() in known and f.is_file())
+            named = (f for f in path.rglob("*") if f.suffix.lower() in KNOWN_ENDINGS)
+            inside = (file for file in named if file.is_file())
             inner = path.resolve() in own.parents and is_of_predict(own)
             files = sorted(f for f in inside if not (inner and own in f.resolve().parents))
             if not files:
                 raise UserError(f"folder {path} holds no image or video.")
             found += [Source(str(file), file.relative_to(path)) for file in files]
         elif path.is_file():
-            if path.suffix.lower() not in IMAGE_ENDINGS | VIDEO_ENDINGS:
-                known = ", ".join(sorted(IMAGE_ENDINGS | VIDEO_ENDINGS))
+            if path.suffix.lower() not in KNOWN_ENDINGS:
+                known = ", ".join(sorted(KNOWN_ENDINGS))
                 raise UserError(f"{path} is neither image nor video by its ending: {known}.")
             found.append(Source(argument, Path(path.name)))
         elif argument.isascii() and argument.isdigit():

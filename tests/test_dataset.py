@@ -429,6 +429,11 @@ def test_messy_value_that_is_plain_is_repaired(folder, part, key, value, kind):
         assert dataset[index].boxes.tolist() == want[index].boxes.tolist()
         assert dataset[index].labels.tolist() == want[index].labels.tolist()
     assert repr(value)[:9] in refusal(folder, values, **{kind: "fail"})
+    dataset = load(folder, values, **{kind: "skip"})
+    if part == "images":
+        assert dataset.image_ids.tolist() == want.image_ids.tolist()[1:]
+    else:
+        assert [len(dataset[index].boxes) for index in range(2)] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,13 @@ def test_permuted_classes(truth):
     assert "AP with classes exchanged (cat -> cow, dog -> cat, cow -> dog): 1.0000" in text
 
 
+def test_objects_of_classes_that_the_model_has_not(truth):
+    known = {1: "cat", 2: "dog"}
+    found = detections({5: 2}.get)[2:]  # a cow is called a dog
+    text = "\n".join(diagnose(truth, found, known, 0.9, 0.05))
+    assert "category ids [5] of objects are no class of the model" in text
+
+
 def test_classes_that_are_right_are_not_exchanged(truth):
     text = lines(truth, detections())
     assert "taken as one: 1.0000" in text and "exchanged" not in text

@@ -412,6 +412,25 @@ def test_offline_torchvision_names_the_file_to_place(tmp_path, monkeypatch):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("resnet18", "resnet18-f37072fd.pth"),
+        ("torchvision/mobilenet_v3_small", "mobilenet_v3_small-047dcff4.pth"),
+    ],
+)
+def test_published_weights_that_are_cut_off_in_the_cache_are_named(
+    name, file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.zeros(4)}, folder / file)
+    (folder / file).write_bytes((folder / file).read_bytes()[:200])
+    with pytest.raises(UserError, match=f"could not be downloaded or read .*Put {file} .*in place"):
+        build_model(config_of(name), 2)
+
+
 def test_published_timm_weights_or_the_way_to_them(monkeypatch):
     network = whole("timm/convnext_atto")
     source = timm.models._builder

@@ -117,10 +117,14 @@ def test_free_memory_is_the_least_of_machine_and_container(tmp_path, monkeypatch
     assert free_bytes(cpu, tmp_path) == 4 * MIB
     (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{3 * MIB}\n")
     assert free_bytes(cpu, tmp_path) == 3 * MIB - 5
+    (tmp_path / "sys/fs/cgroup/memory.stat").write_text("anon 2\ninactive_file 3\nfile 3\n")
+    assert free_bytes(cpu, tmp_path) == 3 * MIB - 2
     (tmp_path / "sys/fs/cgroup/memory.max").unlink()
     (tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes").write_text("100")
     (tmp_path / "sys/fs/cgroup/memory/memory.usage_in_bytes").write_text("300")
     assert free_bytes(cpu, tmp_path) == 0
+    (tmp_path / "sys/fs/cgroup/memory/memory.stat").write_text("total_inactive_file 260\n")
+    assert free_bytes(cpu, tmp_path) == 60
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 8}[name])
     assert free_bytes(cpu, tmp_path / "nowhere") == 40
     monkeypatch.delattr("os.sysconf")

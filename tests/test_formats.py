@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 from builders import tiny_values, write_coco, write_formats
@@ -118,6 +119,16 @@ def test_voc_messy_pages(folders):
     assert len(dataset) == 4
     with pytest.raises(UserError, match="data.policy.bad_annotation_file=skip"):
         dataset_of(voc, "voc", policy={"bad_annotation_file": "fail"})
+
+
+def test_voc_messy_sizes_are_left_out_where_that_is_asked_for(folders):
+    voc, wanted = folders["voc"], len(dataset_of(folders["voc"], "voc"))
+    page = voc / "Annotations" / "train_1.xml"
+    page.write_text(re.sub(r"<width>\d+", "<width>none", page.read_text()))
+    assert len(dataset_of(voc, "voc")) == wanted
+    dataset = dataset_of(voc, "voc", policy={"missing_size": "skip"})
+    assert len(dataset) == wanted - 1
+    assert dataset.report["images without a legible size left out"] == 1
 
 
 def test_voc_file_names_do_not_leave_the_folder(folders):

@@ -29,6 +29,38 @@ def test_json_never_falls_on_what_is_read(command, tmp_path, capsys):
     assert source.read_text() == "precious"
 
 
+@pytest.mark.parametrize("command", ["check_data", "train", "lr_test", "ablate", "benchmark"])
+def test_json_never_falls_on_a_config_or_on_the_data(command, folder, tmp_path, capsys):
+    config, annotations = tmp_path / "mine.yaml", folder / "annotations" / "val.json"
+    config.write_text(f"data: {{path: {folder}}}")
+    before = config.read_text(), annotations.read_text()
+    more = {"lr_test": ["--out", tmp_path / "x"], "ablate": ["--out", tmp_path / "x"]}
+    first = ["--plan", config] if command == "benchmark" else [config, *more.get(command, [])]
+    for place in [config] if command == "benchmark" else [config, annotations]:
+        assert refuse(command, *first, "--json", place) == 2
+    assert (config.read_text(), annotations.read_text()) == before
+    assert not (tmp_path / "x").exists()
+    for line in capsys.readouterr().err.splitlines():
+        assert "is the source itself" in line or "is a file of the data set" in line
+
+
+def test_numbers_are_printed_though_their_file_can_not_be_written(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    def full(path, content):
+        raise gfl.UserError("cannot write: No space left on device")
+
+    monkeypatch.setattr("gfl.cli.test.write_json", full)
+    assert refuse("test", checkpoint, "--json", tmp_path / "x.json") == 2
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_a_folder_of_others_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    assert refuse("test", "best.pt", "--json", tmp_path / "x.json") == 2
+    assert "its folder is not yours" in capsys.readouterr().err
+
+
 def test_two_outputs_are_two_files(tmp_path, capsys):
     one = tmp_path / "x.onnx"
     assert refuse("test", "best.pt", "--results", one, "--json", one) == 2

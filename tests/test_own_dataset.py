@@ -129,8 +129,9 @@ def test_data_sets_that_are_none_are_refused():
     with pytest.raises(UserError, match="a dict_keys, expected one with a length and items"):
         completed({}.keys())
     with pytest.raises(UserError, match="1 category_ids and 2 class_names"):
-        completed(Items([], class_names=("a", "b"), category_ids=(1,)))
-    assert OwnDataset(Items([], class_names=(7, 9))).class_names == ("7", "9")
+        completed(Items([(IMAGE, [], [])], class_names=("a", "b"), category_ids=(1,)))
+    with pytest.raises(UserError, match="has no item"):
+        completed(Items([], class_names=("a",), category_ids=(1,), sizes=np.zeros((0, 2))))
 
 
 def test_an_item_that_can_not_be_read_is_named():

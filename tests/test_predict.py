@@ -213,18 +213,18 @@ def test_a_video_in_a_folder_below(checkpoint, pictures, tmp_path, capsys):
 
 
 class _Detects:
-    """A detector that finds nothing, and is stopped by Ctrl-C at an image."""
+    """A detector that finds nothing, and is stopped at an image, by Ctrl-C as a rule."""
 
     class_names, category_ids = ("square", "disc"), (3, 7)
 
-    def __init__(self, stop_at):
-        self.left = stop_at
+    def __init__(self, stop_at, stop=KeyboardInterrupt):
+        self.left, self.stop = stop_at, stop
 
     def predict(self, images, *_, **__):
         for _ in images:
             self.left -= 1
             if self.left < 0:
-                raise KeyboardInterrupt
+                raise self.stop
         empty = torch.zeros(0, 4)
         none = gfl.structures.Detections(empty, empty[:, 0], empty[:, 0].long(), empty)
         return [replace(none, names=self.class_names, category_ids=(3, 7)) for _ in images]
@@ -263,6 +263,17 @@ def test_ctrl_c_leaves_no_part_of_a_video(tmp_path, monkeypatch):
     assert (tmp_path / "film.mp4").read_bytes() == b"an earlier one"
     assert {file.name for file in tmp_path.iterdir()} == {"film.mp4", "predictions.json"}
     assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
+
+
+def test_what_was_found_before_memory_ran_out_is_kept(pictures, tmp_path):
+    out = tmp_path / "out"
+    detector = _Detects(2, gfl.UserError("out of memory"))
+    sources = find_sources([str(pictures / "a.png"), str(pictures / "b.png")] * 2, out)
+    for _ in range(2):  # the same command again is no stranger to its own outputs
+        with pytest.raises(gfl.UserError, match="out of memory"):
+            predict_sources(detector, sources, Prediction(str(out), batch_size=1))
+        detector.left = 2
+        assert len(json.loads((out / "predictions.json").read_text())) == 2
 
 
 def test_pictures_that_no_earlier_run_has_written_are_not_replaced(checkpoint, pictures, capsys):

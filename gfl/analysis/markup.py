@@ -11,9 +11,9 @@ def number(value: float | int | None, digits: int = 2) -> str:
     return f"{value:d}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def percent(value: float | None) -> str:
     """A fraction as a percentage."""
-    return "n/a" if value is None else f"{100 * value:.{digits}f} %"
+    return "n/a" if value is None else f"{100 * value:.1f} %"
 
 
 def paragraph(text: str, name: str = "") -> str:

@@ -6,6 +6,8 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 360
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
+# Width of a dot.
+DOT = 4.8
 
 
 class Plot:
@@ -63,15 +65,13 @@ class Plot:
             HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM),
         )
 
-    def points(self, points: Iterable[Sequence[float]], name: str, radius: float = 2.4) -> None:
+    def points(self, points: Iterable[Sequence[float]], name: str) -> None:
         """Dots of the style's class `name`."""
         places = (self.at(x, y) for x, y in points)
         # One path of many short strokes with round ends is far smaller than many circles.
         path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
         if path:
-            self._parts.append(
-                f'<path class="dots {name}" stroke-width="{2 * radius:g}" d="{path}"/>'
-            )
+            self._parts.append(f'<path class="dots {name}" stroke-width="{DOT:g}" d="{path}"/>')
 
     def line(self, points: Iterable[Sequence[float]], name: str) -> None:
         """A line through points."""
@@ -102,28 +102,25 @@ class Plot:
         return _drawing(WIDTH, HEIGHT, self._title, self._parts)
 
 
-def bars(
-    rows: Sequence[tuple[str, float, str]], title: str, name: str = "first", width: int = WIDTH
-) -> str:
+def bars(rows: Sequence[tuple[str, float, str]], title: str, name: str = "first") -> str:
     """Horizontal bars.
 
     Args:
         rows: label, value (negative ones have no bar) and what is written behind the bar.
         title: for people who can not see it.
         name: the style's class.
-        width: of the drawing.
     """
     left, right, step = 112, 92, 28
     highest = max((value for _, value, _ in rows), default=0) or 1
     parts = []
     for number, (label, value, text) in enumerate(rows):
-        y, length = number * step + 4, max(value, 0) / highest * (width - left - right)
+        y, length = number * step + 4, max(value, 0) / highest * (WIDTH - left - right)
         parts += [
             _text(left - 8, y + 15, label, "end", "label"),
             f'<rect class="bar {name}" x="{left}" y="{y}" width="{length:.1f}" height="20"/>',
             _text(left + length + 6, y + 15, text, "start"),
         ]
-    return _drawing(width, len(rows) * step + 4, title, parts)
+    return _drawing(WIDTH, len(rows) * step + 4, title, parts)
 
 
 def shares(rows: Sequence[tuple[str, int]], title: str) -> str:

@@ -21,23 +21,32 @@ def build_tiles(config: Config, dataset):
     tiles = config.data.tiles
     if tiles is None or isinstance(dataset, TiledDataset):
         return dataset
-    missing = [name for name in ("sizes", "objects") if not hasattr(dataset, name)]
-    if missing:
-        raise UserError(
-            f"data.tiles needs a data set with sizes and objects() (see "
-            f"gfl.data.dataset.DetectionDataset), but {type(dataset).__name__} has no "
-            f"{' and no '.join(missing)}: add them, or set data.tiles=null."
-        )
+    _require(dataset, "sizes", "objects")
     seed = config.train.seed
     return TiledDataset(dataset, tiles.size, tiles.overlap, tiles.whole, tiles.keep_empty, seed)
 
 
 def build_tile_views(config: Config, dataset) -> tuple[TileViews, Callable[[], TileJoin]]:
-    """All tiles of a data set that is evaluated on, and what makes a join of their detections."""
+    """All tiles of a data set that is evaluated on, and what makes a join of their detections.
+
+    Raises:
+        UserError: the data set does not tell what tiles are made from.
+    """
+    _require(dataset, "sizes", "image_ids")
     tiles, options = config.data.tiles, config.postprocess
     views = TileViews(dataset, tiles.size, tiles.overlap, tiles.whole)
     limits = (options.nms_iou, options.max_per_image)
     return views, partial(TileJoin, views, dataset.image_ids, *limits)
+
+
+def _require(dataset, *names: str) -> None:
+    missing = [name for name in names if not hasattr(dataset, name)]
+    if missing:
+        raise UserError(
+            f"data.tiles needs a data set with {' and '.join(names)} (see "
+            f"gfl.data.dataset.DetectionDataset), but {type(dataset).__name__} has no "
+            f"{' and no '.join(missing)}: add them, or set data.tiles=null."
+        )
 
 
 def tile_lines(config: Config, dataset) -> list[str]:

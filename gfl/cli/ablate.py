@@ -33,7 +33,9 @@ def ablate(args: argparse.Namespace) -> None:
     """Plan, train, judge, print the table."""
     require_writable(args.json, sources=[args.config], plain=False)
     from gfl.ablation.tables import choose_rows
+    from gfl.config import load_config
 
+    load_config(args.config, args.overrides).data.spare(args.json)
     rows = choose_rows(args.table, args.detector, args.rows)
 
     from gfl.ablation.report import markdown

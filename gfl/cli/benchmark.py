@@ -87,7 +87,7 @@ def plan(args: argparse.Namespace) -> None:
     """Print the plan, write it."""
     from gfl.errors import UserError
 
-    require_writable(args.json)
+    require_writable(args.json, sources=args.plan)
     measured = [f"--{name.replace('_', '-')}" for name in MEASURED if getattr(args, name)]
     if measured:
         raise UserError(f"--plan measures nothing: leave {', '.join(measured)} out.")
@@ -106,7 +106,7 @@ def benchmark(args: argparse.Namespace) -> None:
     """Measure, print, write."""
     from gfl.errors import UserError
 
-    require_writable(args.json)
+    require_writable(args.json, sources=args.onnx or ())
     for name in ("step_ms", "gbytes", "overlap"):
         if getattr(args, name) is not None:
             option = "--" + name.replace("_", "-")

@@ -15,8 +15,8 @@ from gfl.files import replacing
 STOPPED, FAILED, MISTAKE, INTERRUPTED, UNHEARD = 75, 1, 2, 130, 141
 
 
-def run(work: Callable[[], None]) -> int:
-    """Do the work of a command; give its exit status, 0 or one of those above.
+def run(work: Callable[[], None], what: str = "training") -> int:
+    """Do the work of a command, that is `what`; give its exit status, 0 or one of those above.
 
     Such errors are one message on stderr. Everything else is a bug and keeps its traceback.
     """
@@ -32,7 +32,7 @@ def run(work: Callable[[], None]) -> int:
         print(f"{prefix}error: {printable(str(error))}", file=sys.stderr)
         return MISTAKE
     except TrainingFailed as error:
-        print(f"{prefix}training failed: {error}", file=sys.stderr)
+        print(f"{prefix}{what} failed: {error}", file=sys.stderr)
         return FAILED
     except ExportFailed as error:
         print(f"{prefix}export failed: {error}", file=sys.stderr)
@@ -59,8 +59,11 @@ def is_first_process() -> bool:
 def require_folder(*paths: str | None) -> None:
     """Refuse output files in folders that do not exist, before the work is done."""
     for path in paths:
-        if path is not None and not Path(path).resolve().parent.is_dir():
+        folder = None if path is None else Path(path).resolve().parent
+        if folder is not None and not folder.is_dir():
             raise UserError(f"cannot write {path}: its folder does not exist.")
+        if folder is not None and not os.access(folder, os.W_OK) and not Path(path).exists():
+            raise UserError(f"cannot write {path}: its folder is not yours to write to.")
 
 
 def require_writable(

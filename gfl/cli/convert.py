@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> None:
     """Read, compare, write, and say what was done."""
-    require_writable(args.out, sources=[args.file])
-    require_writable(args.json, sources=[args.file], others=[args.out])
+    require_writable(args.out, sources=[args.file, args.config])
+    require_writable(args.json, sources=[args.file, args.config], others=[args.out])
     from pathlib import Path
 
     from gfl.conversion import convert as convert_file

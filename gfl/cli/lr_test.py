@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers as JSON")
     args = parser.parse_intermixed_args(argv)
-    return run(lambda: lr_test(args))
+    return run(lambda: lr_test(args), "lr-test")
 
 
 def lr_test(args: argparse.Namespace) -> None:
@@ -34,8 +34,10 @@ def lr_test(args: argparse.Namespace) -> None:
     from gfl.config import load_config
     from gfl.rate_test import rate_test, summary_lines
 
+    config = load_config(args.config, args.overrides)
+    config.data.spare(args.json)
     found = rate_test(
-        load_config(args.config, args.overrides),
+        config,
         args.out,
         args.steps,
         args.lowest,

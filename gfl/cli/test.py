@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         help="more short sides to look at",
     )
     args = parser.parse_intermixed_args(argv)
-    return run(lambda: test(args))
+    return run(lambda: test(args), "evaluation")
 
 
 def test(args: argparse.Namespace) -> None:
@@ -51,8 +51,14 @@ def test(args: argparse.Namespace) -> None:
         plots=args.plots,
         outputs=[args.results, args.json],
     )
-    write_json(args.results, results)
-    write_json(args.json, metrics)
+    try:
+        write_json(args.results, results)
+        write_json(args.json, metrics)
+    finally:  # numbers that took long are not lost with a file that could not be written
+        _print(metrics)
+
+
+def _print(metrics: dict) -> None:
     if is_first_process():
         for name, value in metrics.items():
             if not isinstance(value, dict):

@@ -35,6 +35,7 @@ def train(args: argparse.Namespace) -> None:
     from gfl.config import load_config
 
     config = load_config(args.config, args.overrides)
+    config.data.spare(args.json)
     work_dir = args.work_dir or _default_work_dir(Path(args.config))
 
     with imports_uncollected():

@@ -67,12 +67,13 @@ def _require(entry: object, keys: tuple[str, ...], place: str) -> None:
         raise UserError(f"{place} lacks {', '.join(missing)}.")
 
 
-def _require_id(entry: dict, place: str, findings: Findings) -> int:
+def _require_id(entry: dict, place: str, findings: Findings) -> int | None:
+    """The entry's id; None where the entry is to be left out."""
     value, is_text = read_whole(entry["id"])
     if value is None:
         raise UserError(f"{place}.id is {entry['id']!r}, expected a whole number (int).")
-    if is_text:
-        findings.add("number_as_text", place, f"id is {entry['id']!r}")
+    if is_text and not findings.add("number_as_text", place, f"id is {entry['id']!r}"):
+        return None
     return value
 
 
@@ -95,6 +96,8 @@ def _categories(entries: list, json_file: Path, findings: Findings) -> dict[int,
         place = f"{json_file}: categories[{number}]"
         _require(entry, ("id", "name"), place)
         category_id, name = _require_id(entry, place, findings), _require_name(entry, place)
+        if category_id is None:
+            continue
         if category_id in categories:
             both = f"{categories[category_id]!r} and {name!r}"
             raise UserError(f"{json_file}: category id {category_id} occurs twice, for {both}.")
@@ -110,6 +113,8 @@ def _images(entries: list, json_file: Path, findings: Findings) -> list[ListedIm
         place = f"{json_file}: images[{number}]"
         _require(entry, ("id", "file_name"), place)
         image_id = _require_id(entry, place, findings)
+        if image_id is None:
+            continue
         name = _require_text(entry, "file_name", place)
         sides = [read_number(entry.get(key)) for key in ("height", "width")]
         legible = all(side is not None and 1 <= side < math.inf for side, _ in sides)

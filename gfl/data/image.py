@@ -19,6 +19,11 @@ except ImportError:  # a platform without its wheels
 # pictures and slides are large.
 Image.MAX_IMAGE_PIXELS = 2**30
 
+# By which image files are told from others where nothing names them.
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp"),
+    *(".webp", ".tif", ".tiff", ".gif"),
+)
 # Formats that OpenCV decodes as Pillow does, and faster. CMYK is Pillow's in any of them.
 OPENCV_FORMATS = ("JPEG", "MPO", "PNG", "BMP")
 JPEG_FORMATS = ("JPEG", "MPO")

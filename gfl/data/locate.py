@@ -12,12 +12,11 @@ class ImageFolder:
 
     Args:
         folder: where the names start.
-        root: what can not be left, `folder` itself by default.
     """
 
-    def __init__(self, folder: Path, root: Path | None = None):
+    def __init__(self, folder: Path):
         self.folder = str(folder)
-        self._root = os.path.realpath(root or folder)
+        self._root = os.path.realpath(folder)
         self._real_parents: dict[str, str] = {}
 
     def find(self, name: str) -> tuple[str, str | None]:

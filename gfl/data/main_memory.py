@@ -29,17 +29,27 @@ def _available(root: Path) -> int | None:
 
 
 def _left_of_limit(root: Path) -> int | None:
-    """What a container may still take (cgroup version 2 or 1); None without limit."""
-    for limit, used in (
-        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+    """What a container may still take (cgroup version 2 or 1); None without limit.
+
+    Files that were read lately count as used, but give way to whoever asks for memory.
+    """
+    for place, limit, used, given_way in (
+        ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
         (
-            "sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "sys/fs/cgroup/memory/memory.usage_in_bytes",
+            "sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
         ),
     ):
         try:
-            whole, taken = (int((root / name).read_text()) for name in (limit, used))
+            whole, taken = (int((root / place / name).read_text()) for name in (limit, used))
         except (OSError, ValueError):  # no such file, or "max"
             continue
-        return max(whole - taken, 0)
+        try:
+            text = (root / place / "memory.stat").read_text()
+            taken -= int(re.search(rf"^{given_way} (\d+)$", text, re.MULTILINE)[1])
+        except (OSError, TypeError):
+            pass
+        return min(max(whole - taken, 0), whole)
     return None

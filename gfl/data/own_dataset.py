@@ -32,12 +32,16 @@ def completed(
         evaluated: whether AP is computed on it.
 
     Raises:
-        UserError: it has other classes, or see `OwnDataset`.
+        UserError: it is empty or has other classes, or see `OwnDataset`.
     """
     needed = COMPLETE + EVALUATED * evaluated
     is_complete = all(hasattr(dataset, name) for name in needed)
-    if not (is_complete and (not len(dataset) or isinstance(dataset[0], Sample))):
+    if not (is_complete and len(dataset) and isinstance(dataset[0], Sample)):
         dataset = OwnDataset(dataset, class_names, num_classes)
+    if not len(dataset):
+        raise UserError(
+            "the data set has no item: nothing can be learned from it, or judged by it."
+        )
     found = tuple(map(str, dataset.class_names))
     if class_names is not None and found != tuple(class_names):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from gfl.data.native_batch import NativeBatch
 from gfl.errors import UserError
 from gfl.structures import Batch
 
@@ -19,7 +20,7 @@ class StandIns:
         self.num_images, self.max_share, self.say = num_images, max_share, say
         self._told: set[str] = set()
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: Batch | NativeBatch) -> None:
         """Take the next batch.
 
         Raises:

@@ -149,8 +149,8 @@ def _read_page(path: Path, findings: Findings) -> _Page | None:
         return None
     sides = [read_number(root.findtext(f"size/{key}"))[0] for key in ("height", "width")]
     legible = all(side is not None and 1 <= side < math.inf for side in sides)
-    if not legible:
-        findings.add("missing_size", path.name, "no legible size")
+    if not legible and not findings.add("missing_size", path.name, "no legible size"):
+        return None
     entries = root.findall("object")
     found = [
         _read_object(entry, f"{path.name}: object {number}", findings)

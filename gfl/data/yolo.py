@@ -7,25 +7,12 @@ from pathlib import Path
 import yaml
 
 from gfl.data.findings import Findings
+from gfl.data.image import IMAGE_ENDINGS
 from gfl.data.listing import ListedImage, ListedObject, Listing
 from gfl.data.locate import ImageFolder
 from gfl.data.numbers import read_number, read_whole
 from gfl.errors import UserError
 from gfl.yaml_text import parse_yaml
-
-IMAGE_EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".jfif",
-    ".jpe",
-    ".mpo",
-)
 
 
 class YoloFolder:
@@ -107,7 +94,7 @@ class YoloFolder:
                 os.path.relpath(os.path.join(parent, name), self.root)
                 for parent, _, names in os.walk(place, followlinks=True)
                 for name in names
-                if name.lower().endswith(IMAGE_EXTENSIONS)
+                if name.lower().endswith(IMAGE_ENDINGS)
             ]
         try:
             lines = place.read_text(encoding="utf-8-sig").splitlines()

@@ -33,7 +33,7 @@ class Curve:
 
 
 def class_curves(evaluation: COCOeval) -> dict[int, Curve]:
-    """The curve of each category id, by pycocotools' own matching.
+    """The curve of each category id, by the matching of an evaluation.
 
     Args:
         evaluation: after `evaluate()`, with bounding boxes of all sizes as its first area.

@@ -121,7 +121,8 @@ def _permutation(pairs: Counter, class_names: dict) -> dict[int, int]:
     """Detected id to true id: the most frequent partners, each class taken once."""
     mapping: dict[int, int] = {}
     for (a, b), _ in pairs.most_common():
-        if a in class_names and a not in mapping and b not in mapping.values():
+        known = a in class_names and b in class_names
+        if known and a not in mapping and b not in mapping.values():
             mapping[a] = b
     free = [i for i in class_names if i not in mapping.values()]
     for a in [i for i in class_names if i not in mapping]:

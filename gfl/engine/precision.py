@@ -33,9 +33,7 @@ def fitting_precision(device: torch.device) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def disagreement(
-    model: nn.Module, images: Tensor, precision: str, tolerance: float = TOLERANCE
-) -> str | None:
+def disagreement(model: nn.Module, images: Tensor, precision: str) -> str | None:
     """Compare a forward in half precision with one in fp32, as in training.
 
     Batch-norm uses the batch's statistics where it does in training; what it learns and the random
@@ -45,8 +43,6 @@ def disagreement(
         model: the bare network.
         images: (B, 3, H, W) normalised.
         precision: "bf16" or "fp16".
-        tolerance: largest root mean square of the difference, relative to that of fp32's logits
-            or to 1.
 
     Returns:
         What is wrong, or None. Costs two forwards.
@@ -66,10 +62,10 @@ def disagreement(
         model.train(was_training)
         for name, value in model.named_buffers():
             value.copy_(buffers[name])
-    return _compare(got, wanted, precision, tolerance)
+    return _compare(got, wanted, precision)
 
 
-def _compare(got: Predictions, wanted: Predictions, precision: str, tolerance: float) -> str | None:
+def _compare(got: Predictions, wanted: Predictions, precision: str) -> str | None:
     for name in ("cls_logits", "box_logits"):
         a, b = getattr(got, name).float(), getattr(wanted, name).float()
         if not b.isfinite().all():
@@ -78,6 +74,6 @@ def _compare(got: Predictions, wanted: Predictions, precision: str, tolerance: f
             return f"{name} are not finite in {precision}, but are in fp32"
         size = b.square().mean().sqrt().clamp(min=1)
         off = ((a - b).square().mean().sqrt() / size).item()
-        if off > tolerance:
+        if off > TOLERANCE:
             return f"{name} in {precision} are {off:.0%} off those in fp32"
     return None

@@ -169,13 +169,14 @@ def _published_weights(name: str) -> dict[str, Tensor]:
     weights = torchvision.models.get_weight(label)
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:
+    except Exception as error:  # no network, or a file that is cut off or another
         file_name = weights.url.rsplit("/", 1)[-1]
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded ({error}). Put {file_name} "
-            f"(from {weights.url}) into {folder}, or set model.backbone.pretrained=FILE, or "
-            "model.backbone.pretrained=false to train from scratch."
+            f"the ImageNet weights of {name} could not be downloaded or read ({error}). Put "
+            f"{file_name} (from {weights.url}) into {folder}, in place of what may be there, or "
+            "set model.backbone.pretrained=FILE, or model.backbone.pretrained=false to train from "
+            "scratch."
         ) from error
 
 

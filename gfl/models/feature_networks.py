@@ -226,14 +226,14 @@ def _published_weights(library: str, name: str) -> dict[str, Tensor]:
         )
     try:
         return torchvision.models.get_model(name, weights="DEFAULT").state_dict()
-    except OSError as error:
+    except Exception as error:  # no network, or a file that is cut off or another
         url = weights.DEFAULT.url
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"the weights of torchvision/{name} could not be downloaded ({error}). Put "
-            f"{url.rsplit('/', 1)[-1]} (from {url}) into {folder}, or set "
-            "model.backbone.pretrained=FILE, or model.backbone.pretrained=false to train from "
-            "scratch."
+            f"the weights of torchvision/{name} could not be downloaded or read ({error}). Put "
+            f"{url.rsplit('/', 1)[-1]} (from {url}) into {folder}, in place of what may be "
+            "there, or set model.backbone.pretrained=FILE, or model.backbone.pretrained=false to "
+            "train from scratch."
         ) from error
 
 

@@ -1,17 +1,17 @@
-"""Feature pyramid network: three backbone outputs to five levels of equal width."""
+"""Feature pyramid network: outputs of a backbone to levels of equal width."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class FPN(nn.Module):
-    """P3 to P7 from C3 to C5.
+    """P3 to P7 from C3 to C5; or other levels, from P2 or P3 on.
 
     P6 and P7 are strided convolutions on P5's output and on P6, with no ReLU between
     (torchvision's `LastLevelP6P7` has one).
 
     Args:
-        in_channels: channels of C3, C4, C5.
+        in_channels: channels of the backbone's outputs, C3 to C5 or C2 to C5.
         in_strides: their strides, pixels.
         channels: channels of every output.
         num_extra: strided levels after the last.
@@ -46,7 +46,7 @@ class FPN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """[C3, C4, C5] to [P3, P4, P5, P6, P7], each (B, channels, h, w)."""
+        """Such as [C3, C4, C5] to [P3, P4, P5, P6, P7], each (B, channels, h, w)."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, features, strict=True)]
         for fine in range(len(merged) - 2, -1, -1):
             coarse = F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:], mode="nearest")

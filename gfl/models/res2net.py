@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+# Of the four stages.
+BLOCKS = (3, 4, 23, 3)
 SCALES = 4
 BASE_WIDTH = 26
 
@@ -51,13 +53,10 @@ class Bottle2neck(nn.Module):
 
 
 class Res2Net(nn.Module):
-    """The parts of Res2Net v1d (deep stem, average-pooled shortcuts) under torchvision's names.
+    """The parts of Res2Net-101 v1d (deep stem, average-pooled shortcuts) under torchvision's
+    names."""
 
-    Args:
-        blocks: number of blocks of the four stages.
-    """
-
-    def __init__(self, blocks: tuple[int, int, int, int] = (3, 4, 23, 3)):
+    def __init__(self):
         super().__init__()
         self.conv1 = nn.Sequential(
             nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
@@ -72,7 +71,7 @@ class Res2Net(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels = 64
-        for stage, count in enumerate(blocks):
+        for stage, count in enumerate(BLOCKS):
             planes, stride = 64 * 2**stage, 1 if stage == 0 else 2
             layer = [Bottle2neck(channels, planes, stride, first=True)]
             channels = planes * 4
