@@ -71,14 +71,15 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
 
     Raises:
         UserError: an unknown class, the folder can not be written, or an output would fall on a
-            source; memory ran out.
+            source; memory ran out on images (a video is then named as skipped).
     """
     check_classes(wish.classes, detector.class_names)
     run = _Run(detector, sources, wish)
     try:
         run.all(sources)
     except (KeyboardInterrupt, UserError):
-        run.finish()
+        if run.entries:
+            run.finish()
         raise
     return run.finish()
 

@@ -215,6 +215,8 @@ def drawn_if_missing(data: Data) -> bool:
         make_shapes(unfinished)
         unfinished.rename(place)
     except OSError as error:
+        if place.exists():  # by another process, meanwhile
+            return False
         reason = error.strerror or error
         raise UserError(f"cannot draw the sample into {place}: {reason}") from None
     finally:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -127,6 +128,13 @@ def test_ablation_table_by_hand(monkeypatch, place):
     assert guided["training_time"]["verdict"] == "slower"
     assert guided["inference_time"]["verdict"] == "faster"
     assert json.loads((place / "out" / "mine.json").read_text()) == found
+
+
+def test_ablation_goes_on_where_times_are_left_of_runs_that_are_gone(monkeypatch, place):
+    make(monkeypatch, place)[0].run()
+    shutil.rmtree(place / "out" / "runs")
+    study, _ = make(monkeypatch, place)
+    assert study.run()["rows"][0]["AP"]["n"] == 2
 
 
 def test_ablation_table_in_markdown(monkeypatch, place):

@@ -533,5 +533,13 @@ def test_light_networks_stand_beside_the_smallest(tmp_path, monkeypatch):
     assert all(row.low <= row.median <= row.high for row in rows)
 
 
+def test_what_was_measured_before_an_error_is_told(monkeypatch):
+    monkeypatch.setitem(FIGURES, "train", lambda *_: [not_measured("train", "a step", "no time")])
+    heard = []
+    with pytest.raises(UserError, match="--only onnx needs files"):
+        benchmark(TINY, ("train", "onnx"), heard.append)
+    assert "measured until then" in heard[-1] and "a step (no time)" in heard[-1]
+
+
 def test_the_command_knows_what_is_measured_without_only():
     assert USUAL == tuple(name for name in FIGURES if name not in ON_REQUEST)

@@ -110,8 +110,8 @@ def test_plots_are_refused_before_the_evaluation(checkpoint, folder, tmp_path):
         gfl.evaluate(checkpoint, say=heard.append, plots=tmp_path / "plots")
     assert heard == []
     (tmp_path / "more" / "f1.png").mkdir(parents=True)
-    with pytest.raises(gfl.UserError, match="cannot write plots to .*more"):
-        gfl.evaluate(checkpoint, say=heard.append, plots=tmp_path / "more")
+    metrics, _ = gfl.evaluate(checkpoint, say=heard.append, plots=tmp_path / "more")
+    assert heard[-1].startswith("WARNING: cannot write plots to ") and "AP" in metrics
 
 
 def test_a_scale_that_no_memory_holds_is_one_message(checkpoint):

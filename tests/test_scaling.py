@@ -135,3 +135,5 @@ def test_plans_that_can_not_be(values, message):
 def test_options_of_the_plan_need_it(capsys):
     assert main(["--gbytes", "3"]) == 2
     assert "--plan" in capsys.readouterr().err
+    assert main(["--plan", "x", "--gbytes", "3"]) == 2
+    assert "add --step-ms" in capsys.readouterr().err

@@ -219,6 +219,8 @@ class Study:
         except (OSError, ValueError):
             return None
         wanted = {run.row.name: str(run.work_dir) for run in self._contenders()}
+        if not wanted:  # of these rows; others may have been timed
+            return None
         if not wanted.items() <= times["rows"].items() or not times["pairs"] >= self.pairs > 0:
             return None
         own = {kind: {name: times[kind][name] for name in wanted} for kind in KINDS}

@@ -13,9 +13,9 @@ from gfl.benchmark.subjects import (
     LAYOUT,
     RIVALS,
     half,
-    network_of,
     random_batch,
     rival_inputs,
+    rival_network,
     rivals,
 )
 from gfl.benchmark.timing import interleaved
@@ -63,7 +63,7 @@ def _forward(
     images = ours.normalize(batch.images, batch.input_sizes).contiguous(memory_format=LAYOUT)
     works = {"gfl": partial(_in_half, setting, partial(ours.model, images))}
     for name, other in others.items():
-        works[name] = partial(_in_half, setting, network_of(other, images))
+        works[name] = partial(_in_half, setting, partial(rival_network, other, images))
     if peer is not None:
         works[OURS] = lambda: peer.seconds("infer")
     return interleaved(works, setting.repeats, setting.warmup, setting.device)
@@ -86,10 +86,13 @@ def _throughput(rates: dict[str, dict[int, Spread]]) -> list[Record]:
     """Each network at the batch size that suits it best.
 
     Args:
-        rates: images a second by network and batch size, ours first.
+        rates: images a second by network and batch size, ours first. Those that were not measured
+            at every size are left out.
     """
     rows, limit = [], ()
     for name, of_batch in rates.items():
+        if len(of_batch) < len(next(iter(rates.values()))):
+            continue
         count = max(of_batch, key=lambda count: of_batch[count].median)
         text = f"{name} throughput at its best batch, {count}"
         rows.append(record(FIGURE, text, "images/s", of_batch[count], *limit))

@@ -55,4 +55,4 @@ def _content(given, size: tuple[int, int]) -> np.ndarray:
             f"the input {given.name} is {given.type} of {given.shape}: expected pictures of "
             f"(1, 3, {size[0]}, {size[1]}); --size states another size."
         )
-    return np.random.default_rng(0).uniform(0, 1, (1, 3, *size)).astype(TYPES[given.type])
+    return np.random.default_rng(0).integers(0, 256, (1, 3, *size)).astype(TYPES[given.type])

@@ -123,7 +123,8 @@ def works(options: dict) -> tuple:
         return found
 
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in FIXED)
-    pictures = torch.randint(0, 256, (options["batch"], 3, height, width), generator=rng).to(device)
+    shape = (options["batch"], 3, height, width)
+    pictures = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8).to(device)
     samples = [sample() for _ in range(options["batch"])]
 
     def normalized(images):

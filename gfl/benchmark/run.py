@@ -14,6 +14,7 @@ from gfl.benchmark.record import Record, not_measured
 from gfl.benchmark.scaling import scaling
 from gfl.benchmark.setting import Setting, environment
 from gfl.benchmark.start import start
+from gfl.benchmark.table import table
 from gfl.benchmark.training_step import training_step
 from gfl.engine.memory import is_out_of_memory
 from gfl.errors import UserError, did_you_mean
@@ -77,6 +78,11 @@ def benchmark(
                 peer.close()
                 peer = None
                 records += _measured(name, setting, peer)
+    except BaseException:
+        if records:
+            so_far = {"environment": where, "records": _plain(records)}
+            say(f"measured until then:\n{table(so_far)}")
+        raise
     finally:
         if peer is not None:
             peer.close()
@@ -89,8 +95,12 @@ def benchmark(
             "backbone": setting.backbone,
             "precision": setting.precision,
         },
-        "records": [row.to_dict() for row in records],
+        "records": _plain(records),
     }
+
+
+def _plain(records: list[Record]) -> list[dict]:
+    return [row.to_dict() for row in records]
 
 
 def _measured(name: str, setting: Setting, *peer: Peer | None) -> list[Record]:

@@ -1,5 +1,6 @@
 """Weak scaling: one process and two, the same images each, and what they exchange."""
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -95,8 +96,9 @@ class _Group:
     def ask(self, what: str) -> list[dict]:
         """Tell all to do something; their answers, in order of rank."""
         for process in self._processes:
-            process.stdin.write(what + "\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it has ended: `_answer` says how
+                process.stdin.write(what + "\n")
+                process.stdin.flush()
         return [self._answer(process) for process in self._processes]
 
     def seconds(self, what: str) -> float:
@@ -106,7 +108,8 @@ class _Group:
     def close(self) -> None:
         """End them; one that waits for another that is gone would wait for long."""
         for process in self._processes:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self._processes:
             try:
                 process.wait(60)

@@ -1,7 +1,6 @@
 """What is timed: our step and detector, torchvision's, on the same random pictures."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -168,8 +167,3 @@ def rivals(setting: Setting) -> dict[str, nn.Module]:
 def rival_network(model: nn.Module, images: Tensor) -> None:
     """Backbone, pyramid and head of torchvision's detector."""
     model.head(list(model.backbone(images).values()))
-
-
-def network_of(model: nn.Module, images: Tensor) -> Callable[[], None]:
-    """`rival_network` as a work."""
-    return partial(rival_network, model, images)

@@ -91,6 +91,8 @@ def plan(args: argparse.Namespace) -> None:
     measured = [f"--{name.replace('_', '-')}" for name in MEASURED if getattr(args, name)]
     if measured:
         raise UserError(f"--plan measures nothing: leave {', '.join(measured)} out.")
+    if args.step_ms is None and (args.gbytes or args.overlap is not None):
+        raise UserError("--gbytes and --overlap say how long a step waits: add --step-ms.")
     from gfl.benchmark.scaling_plan import OVERLAP, plan_text
     from gfl.benchmark.scaling_plan import plan as planned
 

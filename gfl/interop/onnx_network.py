@@ -38,6 +38,8 @@ def open_session(path: str | Path, providers: list[str]):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
+    # Its threads would otherwise look for more work for a while, on cores that others need.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no base of their own

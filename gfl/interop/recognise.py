@@ -36,7 +36,7 @@ def recognise_model(state: dict[str, Tensor]) -> dict:
     offsets = {
         (int(match[1]) + 1, tensor.shape[0] // 9 - 1)
         for name, tensor in state.items()
-        if (match := re.match(r"backbone\.layer(\d)\..*conv_offset\.bias", name))
+        if (match := re.match(r"backbone\.layer(\d)\..*conv_offset\.bias", name)) and tensor.ndim
     }
     if offsets:
         backbone["deformable_stages"] = sorted({stage for stage, _ in offsets})
@@ -75,9 +75,9 @@ def _backbone_name(state: dict[str, Tensor]) -> str:
     widths = {
         tensor.shape[1]
         for key, tensor in state.items()
-        if re.match(r"backbone\.layer1\.\d+\.conv2\.weight", key)
+        if re.match(r"backbone\.layer1\.\d+\.conv2\.weight", key) and tensor.ndim == 4
     }
-    if name == "resnet101" and widths == {4}:
+    if name == "resnet101" and 4 in widths:
         return "resnext101_32x4d"
     if name is None or not any(key.startswith("head.box_out.") for key in state):
         first = ", ".join(list(state)[:4])
