@@ -19,7 +19,7 @@ from gfl.conversion import open_checkpoint
 from gfl.data.batch import padded_size
 from gfl.data.fitting import fitting_reg_max, fitting_side, fitting_val_fraction
 from gfl.data.layout import find_format
-from gfl.distributed import broadcast_object, gather_objects, is_main, world_size
+from gfl.distributed import done_by_main, gather_objects, world_size
 from gfl.engine.budget import fitting_batch, fitting_epochs
 from gfl.engine.footprint import image_bytes, weight_bytes
 from gfl.engine.free_memory import room_for_images
@@ -105,7 +105,7 @@ def choose_layout(config: Config, known: dict | None = None, has_data: bool = Fa
             found.append(_val_fraction(_with(config, found)[0], has_data))
         return found
 
-    return _with(config, _by_the_first(decide))
+    return _with(config, done_by_main(decide))
 
 
 def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
@@ -136,7 +136,7 @@ def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
     def choose(key: str, rule: Callable[[Config], tuple[object, str]]) -> None:
         if key in keys:
             so_far = _with(config, found)[0]
-            found.extend(_by_the_first(lambda: [Choice(key, *rule(so_far))]))
+            found.extend(done_by_main(lambda: [Choice(key, *rule(so_far))]))
 
     choose("data.train_size", lambda now: _train_size(now, dataset, strides))
     choose("data.test_size", _test_size)
@@ -231,20 +231,6 @@ def _batch_size(config: Config, dataset, network: nn.Module, room: float) -> tup
 
 def _epochs(config: Config, dataset) -> tuple[object, str]:
     return fitting_epochs(images_of_epoch(config, dataset), config.train.batch_size)
-
-
-def _by_the_first(decide: Callable[[], list[Choice]]) -> list[Choice]:
-    """What the first process decides, on every process; its `UserError` too."""
-    found, problem = [], None
-    if is_main():
-        try:
-            found = decide()
-        except UserError as error:
-            problem = str(error)
-    found, problem = broadcast_object((found, problem))
-    if problem:
-        raise UserError(problem)
-    return found
 
 
 def _with(config: Config, choices: list[Choice]) -> Choices:

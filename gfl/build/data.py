@@ -17,7 +17,7 @@ from gfl.data.listing import Listing
 from gfl.data.split import few_of, split_part
 from gfl.data.voc import read_voc, voc_list
 from gfl.data.yolo import YoloFolder
-from gfl.distributed import broadcast_object, is_main
+from gfl.distributed import done_by_main
 from gfl.errors import UserError
 from gfl.schema import Config
 from gfl.schema.data import Data
@@ -49,7 +49,7 @@ def build_dataset(
     cache = default_cache() if data.check_cache is None else Path(data.check_cache)
 
     def inspect(paths):  # by one process, for all
-        return broadcast_object(inspect_images(paths, cache) if is_main() else None)
+        return done_by_main(lambda: inspect_images(paths, cache))
 
     listings = _listings(data, split, findings)
     dataset = DetectionDataset(
