@@ -110,6 +110,10 @@ def _check_request(path: Path, form: str, opset: int | None) -> None:
         raise UserError(f"opset is {opset}: expected 18 or more, and an .onnx file.")
     if is_onnx:
         require("onnx", "onnxscript", "onnxruntime")
+        from onnx.defs import onnx_opset_version
+
+        if (opset or OPSET) > (newest := onnx_opset_version()):
+            raise UserError(f"opset is {opset or OPSET}, the installed onnx knows up to {newest}.")
 
 
 def _limits(half: bool, tolerance: tuple[float, float] | None) -> Tolerance:

@@ -490,7 +490,6 @@ print(mebibytes("VmHWM") - before)
 @pytest.mark.parametrize(
     ("name", "images", "objects"),
     [
-        ("SimOTAAssigner", 1, 300),
         pytest.param("SimOTAAssigner", 1, 3000, marks=pytest.mark.slow),
         pytest.param("TaskAlignedAssigner", 1, 3000, marks=pytest.mark.slow),
         pytest.param("SimOTAAssigner", 16, 100, marks=pytest.mark.slow),

@@ -226,7 +226,7 @@ print(mebibytes("VmHWM") - before)
     ("name", "images", "objects"),
     [
         pytest.param("FCOSAssigner", 1, 3000, marks=pytest.mark.slow),
-        ("RetinaNetAssigner", 1, 50),
+        pytest.param("RetinaNetAssigner", 1, 50, marks=pytest.mark.slow),
         pytest.param("FCOSAssigner", 16, 3000, marks=pytest.mark.slow),
         pytest.param("RetinaNetAssigner", 1, 3000, marks=pytest.mark.slow),
         pytest.param("RetinaNetAssigner", 16, 100, marks=pytest.mark.slow),

@@ -53,6 +53,7 @@ def test_a_model_alone_has_nothing_around_it(one_process_group):
     assert data_parallel(model, torch.device("cpu")) is model
 
 
+@pytest.mark.slow
 def test_two_processes_exchange_what_is_expected_and_nothing_else():
     """Gradients, two normalisers, and the losses of a logged step: a new collective shows here."""
     tiny = Setting(size=(64, 64), batch=1, backbone="resnet18", repeats=1, warmup=0)

@@ -146,6 +146,7 @@ with process_group("cpu"):
 """
 
 
+@pytest.mark.slow  # the losses and weights of a whole training are compared above
 def test_criterion_gradients_of_two_processes_are_those_of_one(tmp_path):
     """DDP averages: each process's gradient over their number, side by side, is the whole."""
     script = tmp_path / "gradients.py"

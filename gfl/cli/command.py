@@ -62,7 +62,7 @@ def require_folder(*paths: str | None) -> None:
         folder = None if path is None else Path(path).resolve().parent
         if folder is not None and not folder.is_dir():
             raise UserError(f"cannot write {path}: its folder does not exist.")
-        is_device = path is not None and Path(path).exists() and not Path(path).is_file()
+        is_device = folder is not None and os.path.exists(path) and not os.path.isfile(path)
         if folder is not None and not is_device and not os.access(folder, os.W_OK):
             raise UserError(f"cannot write {path}: its folder is not yours to write to.")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from gfl.errors import UserError
 from gfl.interop import export_forms  # noqa: F401  registers `suppress`
 from gfl.interop.exported import INPUTS
 from gfl.interop.onnx_network import require
@@ -31,15 +30,10 @@ def write_onnx(
         opset: of the ONNX standard.
 
     Raises:
-        UserError: a package is missing, or knows no such opset.
+        UserError: a package is missing.
     """
     require("onnx", "onnxscript")
     import onnx_ir
-    from onnx.defs import onnx_opset_version
-
-    newest = onnx_opset_version()
-    if opset > newest:
-        raise UserError(f"opset is {opset}, the installed onnx knows up to {newest}.")
 
     written = torch.onnx.export(
         program,
