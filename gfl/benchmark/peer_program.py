@@ -17,7 +17,6 @@ def answer(**values) -> None:
 
 def gfl_config(depth: int, classes: int) -> dict:
     """mmdetection 3's `gfl_r50_fpn_1x_coco`, without pretrained weights."""
-    channels = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
     return {
         "type": "mmdet.GFL",
         "data_preprocessor": {
@@ -26,6 +25,28 @@ def gfl_config(depth: int, classes: int) -> dict:
             "std": FIXED[1],
             "pad_size_divisor": 32,
         },
+        **backbone_and_neck(depth),
+        "bbox_head": head(classes),
+        "train_cfg": {
+            "assigner": {"type": "mmdet.ATSSAssigner", "topk": 9},
+            "allowed_border": -1,
+            "pos_weight": -1,
+            "debug": False,
+        },
+        "test_cfg": {
+            "nms_pre": 1000,
+            "min_bbox_size": 0,
+            "score_thr": 0.05,
+            "nms": {"type": "nms", "iou_threshold": 0.6},
+            "max_per_img": 100,
+        },
+    }
+
+
+def backbone_and_neck(depth: int) -> dict:
+    """Their parts of the config."""
+    channels = [64, 128, 256, 512] if depth < 50 else [256, 512, 1024, 2048]
+    return {
         "backbone": {
             "type": "mmdet.ResNet",
             "depth": depth,
@@ -44,43 +65,68 @@ def gfl_config(depth: int, classes: int) -> dict:
             "add_extra_convs": "on_output",
             "num_outs": 5,
         },
-        "bbox_head": {
-            "type": "mmdet.GFLHead",
-            "num_classes": classes,
-            "in_channels": 256,
-            "stacked_convs": 4,
-            "feat_channels": 256,
-            "anchor_generator": {
-                "type": "mmdet.AnchorGenerator",
-                "ratios": [1.0],
-                "octave_base_scale": 8,
-                "scales_per_octave": 1,
-                "strides": [8, 16, 32, 64, 128],
-            },
-            "loss_cls": {
-                "type": "mmdet.QualityFocalLoss",
-                "use_sigmoid": True,
-                "beta": 2.0,
-                "loss_weight": 1.0,
-            },
-            "loss_dfl": {"type": "mmdet.DistributionFocalLoss", "loss_weight": 0.25},
-            "reg_max": 16,
-            "loss_bbox": {"type": "mmdet.GIoULoss", "loss_weight": 2.0},
-        },
-        "train_cfg": {
-            "assigner": {"type": "mmdet.ATSSAssigner", "topk": 9},
-            "allowed_border": -1,
-            "pos_weight": -1,
-            "debug": False,
-        },
-        "test_cfg": {
-            "nms_pre": 1000,
-            "min_bbox_size": 0,
-            "score_thr": 0.05,
-            "nms": {"type": "nms", "iou_threshold": 0.6},
-            "max_per_img": 100,
-        },
     }
+
+
+def head(classes: int) -> dict:
+    """Its part of the config."""
+    return {
+        "type": "mmdet.GFLHead",
+        "num_classes": classes,
+        "in_channels": 256,
+        "stacked_convs": 4,
+        "feat_channels": 256,
+        "anchor_generator": {
+            "type": "mmdet.AnchorGenerator",
+            "ratios": [1.0],
+            "octave_base_scale": 8,
+            "scales_per_octave": 1,
+            "strides": [8, 16, 32, 64, 128],
+        },
+        "loss_cls": {
+            "type": "mmdet.QualityFocalLoss",
+            "use_sigmoid": True,
+            "beta": 2.0,
+            "loss_weight": 1.0,
+        },
+        "loss_dfl": {"type": "mmdet.DistributionFocalLoss", "loss_weight": 0.25},
+        "reg_max": 16,
+        "loss_bbox": {"type": "mmdet.GIoULoss", "loss_weight": 2.0},
+    }
+
+
+def drawn_sample(options: dict, rng):
+    """Objects of one image, at random."""
+    import torch
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    height, width = options["size"]
+    full = torch.tensor([width, height], dtype=torch.float32)
+    shape = (options["objects"], 2)
+    sides = (0.05 + 0.45 * torch.rand(shape, generator=rng).square()) * full
+    corner = torch.rand(shape, generator=rng) * (full - sides)
+    labels = torch.randint(0, options["classes"], shape[:1], generator=rng)
+    size = (height, width)
+    meta = {"img_shape": size, "ori_shape": size, "pad_shape": size}
+    found = DetDataSample(metainfo={**meta, "batch_input_shape": size, "scale_factor": (1.0, 1.0)})
+    boxes = torch.cat((corner, corner + sides), -1)
+    device = options["device"]
+    found.gt_instances = InstanceData(bboxes=boxes.to(device), labels=labels.to(device))
+    return found
+
+
+def timed(work, device: str) -> float:
+    """Seconds of a work, with all that it has asked of a GPU."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def works(options: dict) -> tuple:
@@ -88,9 +134,7 @@ def works(options: dict) -> tuple:
     import mmdet
     import torch
     from mmdet.registry import MODELS
-    from mmdet.structures import DetDataSample
     from mmdet.utils import register_all_modules
-    from mmengine.structures import InstanceData
 
     register_all_modules(init_default_scope=True)
     torch.set_num_threads(options["threads"])
@@ -107,25 +151,10 @@ def works(options: dict) -> tuple:
     def half():
         return torch.autocast(device, kind, enabled=options["precision"] != "fp32")
 
-    def sample():
-        full = torch.tensor([width, height], dtype=torch.float32)
-        shape = (options["objects"], 2)
-        sides = (0.05 + 0.45 * torch.rand(shape, generator=rng).square()) * full
-        corner = torch.rand(shape, generator=rng) * (full - sides)
-        labels = torch.randint(0, options["classes"], shape[:1], generator=rng)
-        size = (height, width)
-        meta = {"img_shape": size, "ori_shape": size, "pad_shape": size}
-        found = DetDataSample(
-            metainfo={**meta, "batch_input_shape": size, "scale_factor": (1.0, 1.0)}
-        )
-        boxes = torch.cat((corner, corner + sides), -1)
-        found.gt_instances = InstanceData(bboxes=boxes.to(device), labels=labels.to(device))
-        return found
-
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in FIXED)
     shape = (options["batch"], 3, height, width)
     pictures = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8).to(device)
-    samples = [sample() for _ in range(options["batch"])]
+    samples = [drawn_sample(options, rng) for _ in range(options["batch"])]
 
     def normalized(images):
         return ((images - mean) / std).contiguous(memory_format=layout)
@@ -149,17 +178,11 @@ def works(options: dict) -> tuple:
         with half():
             model.bbox_head(model.extract_feat(one))
 
-    def timed(work):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
     versions = {"mmdet": mmdet.__version__, "torch": torch.__version__}
-    return versions, {"train": lambda: timed(train), "infer": lambda: timed(infer)}
+    return versions, {
+        "train": lambda: timed(train, device),
+        "infer": lambda: timed(infer, device),
+    }
 
 
 def main() -> None:

@@ -59,33 +59,14 @@ def benchmark(
             hint = did_you_mean(name, FIGURES)
             raise UserError(f"--only names {name!r}, expected some of {', '.join(FIGURES)}{hint}")
     chosen = [n for n in FIGURES if (n in only if only else n not in ON_REQUEST)]
-    where = environment(setting)
-    records, peer = [], None
+    where, records = environment(setting), []
     try:
-        if setting.peer is not None and set(chosen) & set(WITH_PEER):
-            try:
-                peer = Peer(setting.peer, setting)
-                where["peer"] = peer.versions
-            except PeerMissing as error:
-                records.append(peer_note(str(error)))
-        for name in chosen:
-            say(f"measuring {name} ...")
-            beside = (peer,) if name in WITH_PEER else ()
-            try:
-                records += _measured(name, setting, *beside)
-            except PeerMissing as error:  # it has ended: once more, without it
-                records.append(peer_note(str(error)))
-                peer.close()
-                peer = None
-                records += _measured(name, setting, peer)
+        _add_figures(setting, chosen, where, records, say)
     except BaseException:
         if records:
             so_far = {"environment": where, "records": _plain(records)}
             say(f"measured until then:\n{table(so_far)}")
         raise
-    finally:
-        if peer is not None:
-            peer.close()
     return {
         "environment": where,
         "setting": {
@@ -101,6 +82,37 @@ def benchmark(
 
 def _plain(records: list[Record]) -> list[dict]:
     return [row.to_dict() for row in records]
+
+
+def _add_figures(
+    setting: Setting,
+    names: list[str],
+    where: dict,
+    records: list[Record],
+    say: Callable[[str], None],
+) -> None:
+    """Add the rows of the figures to `records`, and the peer's versions to `where`."""
+    peer = None
+    try:
+        if setting.peer is not None and set(names) & set(WITH_PEER):
+            try:
+                peer = Peer(setting.peer, setting)
+                where["peer"] = peer.versions
+            except PeerMissing as error:
+                records.append(peer_note(str(error)))
+        for name in names:
+            say(f"measuring {name} ...")
+            beside = (peer,) if name in WITH_PEER else ()
+            try:
+                records += _measured(name, setting, *beside)
+            except PeerMissing as error:  # it has ended: once more, without it
+                records.append(peer_note(str(error)))
+                peer.close()
+                peer = None
+                records += _measured(name, setting, peer)
+    finally:
+        if peer is not None:
+            peer.close()
 
 
 def _measured(name: str, setting: Setting, *peer: Peer | None) -> list[Record]:

@@ -27,10 +27,7 @@ def check(args: argparse.Namespace) -> None:
 
     config = load_config(args.config, args.overrides)
     data = config.data
-    given = [
-        source.annotations for split in (data.train, data.val, data.test) for source in split or ()
-    ]
-    require_writable(args.json, sources=[args.config, *given])
+    require_writable(args.json, sources=[args.config])
     data.spare(args.json)
     if args.json and data.path and Path(data.path).resolve() in Path(args.json).resolve().parents:
         raise UserError(f"{args.json} lies in the data set: choose another place to write to.")

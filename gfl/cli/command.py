@@ -58,12 +58,12 @@ def is_first_process() -> bool:
 
 def require_folder(*paths: str | None) -> None:
     """Refuse output files in folders that do not exist, before the work is done."""
-    for path in paths:
-        folder = None if path is None else Path(path).resolve().parent
-        if folder is not None and not folder.is_dir():
+    for path in filter(None, paths):
+        folder = Path(path).resolve().parent
+        if not folder.is_dir():
             raise UserError(f"cannot write {path}: its folder does not exist.")
-        is_device = folder is not None and os.path.exists(path) and not os.path.isfile(path)
-        if folder is not None and not is_device and not os.access(folder, os.W_OK):
+        is_device = os.path.exists(path) and not os.path.isfile(path)
+        if not is_device and not os.access(folder, os.W_OK):
             raise UserError(f"cannot write {path}: its folder is not yours to write to.")
 
 
