@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from builders import pyramid
+from torch import nn
 
 from gfl.benchmark import light
 from gfl.benchmark.coco_sample import coco_detections, coco_truth
@@ -23,7 +24,7 @@ from gfl.benchmark.record import Record, Spread, not_measured, record
 from gfl.benchmark.run import FIGURES, ON_REQUEST, benchmark
 from gfl.benchmark.setting import DEFAULTS, Setting, detector_config, setting
 from gfl.benchmark.start import start
-from gfl.benchmark.subjects import Training, random_batch, rivals
+from gfl.benchmark.subjects import Training, random_batch, rival, rival_step, rivals
 from gfl.benchmark.table import number, table
 from gfl.benchmark.timing import interleaved
 from gfl.benchmark.training_step import training_step
@@ -206,7 +207,7 @@ def test_rivals_see_the_same_pictures_and_train_the_same_stages():
     frozen = {name for name, p in ours.backbone.named_parameters() if not p.requires_grad}
     assert any(name.startswith("layer1.") for name in frozen)
     assert not any(name.startswith("layer2.") for name in frozen)
-    for model in rivals(TINY).values():
+    for model in rivals(TINY, TINY.layout).values():
         body = model.backbone.body
         assert not any(p.requires_grad for p in body.layer1.parameters())
         assert all(p.requires_grad for p in body.layer2.parameters())
@@ -216,6 +217,19 @@ def test_rivals_see_the_same_pictures_and_train_the_same_stages():
         assert torch.allclose(images.tensors, mine, atol=0.02)
         images, _ = model.eval().transform([batch.images[0].float() / 255])
         assert images.image_sizes == [(64, 64)] and images.tensors.shape == (1, 3, 64, 64)
+
+
+def test_a_rival_with_trained_norms_trains_as_many_weights_as_ours_and_no_statistics():
+    ours = Training(TINY).state.model.backbone
+    model = rival("torchvision FCOS", TINY, TINY.layout, nn.BatchNorm2d)
+    body = model.backbone.body
+    mine, theirs = (sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (ours, body))
+    assert mine == theirs
+    step = rival_step(model, TINY, random_batch(TINY))
+    mean, weight = body.layer2[0].bn1.running_mean.clone(), body.layer2[0].bn1.weight
+    step()
+    assert torch.equal(body.layer2[0].bn1.running_mean, mean)
+    assert weight.grad.abs().sum() > 0
 
 
 def test_boxes_lie_in_the_pictures():
@@ -257,6 +271,7 @@ def test_training_step_beside_limit_and_rivals():
         "gfl step",
         "torchvision FCOS step",
         "torchvision RetinaNet step",
+        "torchvision FCOS",
         "assigner",
     ]
     assert rows[-1].repeats == 50
@@ -392,7 +407,7 @@ def test_peer_is_timed_in_turn(tmp_path, monkeypatch):
     finally:
         peer.close()
     assert_well_formed(rows)
-    assert rows[3].name == "mmdetection GFL step"
+    assert rows[4].name == "mmdetection GFL step"
 
 
 def test_peer_without_mmdetection_is_a_line(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import gfl.models.frozen_norm
 from gfl.models.backbone import ResNet
 from gfl.models.folding import folded
 from gfl.models.frozen_norm import AppliedNorm, NormedConv2d, bake, fold_frozen_norms
@@ -45,13 +46,10 @@ def gradients(network: nn.Module, images: torch.Tensor) -> tuple[list, dict]:
     return outputs, {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("bias", [None, 7.0])
-def test_a_hand_worked_pixel(bias):
-    network = two_layers(bias is not None)
+def test_a_hand_worked_pixel():
+    network = two_layers()
     conv, norm = network
     conv.weight.data.fill_(2)
-    if bias is not None:
-        conv.bias.data.fill_(bias)
     norm.running_mean.fill_(1)
     norm.running_var.fill_(4)
     norm.weight.data.fill_(3)
@@ -59,15 +57,65 @@ def test_a_hand_worked_pixel(bias):
     fold_frozen_norms(network)
     x = torch.tensor([[[[11.0]]]], requires_grad=True)
     y = network(x)
-    b = bias or 0
-    assert y.item() == (2 * 11 + b - 1) / 2 * 3 + 5
+    assert y.item() == (2 * 11 - 1) / 2 * 3 + 5
     y.backward()
     assert x.grad.item() == 2 / 2 * 3
     assert conv.weight.grad.item() == 11 / 2 * 3
-    assert norm.weight.grad.item() == (2 * 11 + b - 1) / 2
+    assert norm.weight.grad.item() == (2 * 11 - 1) / 2
     assert norm.bias.grad.item() == 1
-    if bias is not None:
-        assert conv.bias.grad.item() == 3 / 2
+
+
+def test_a_convolution_with_a_bias_and_its_norm_stay_two():
+    network = two_layers(bias=True)
+    fold_frozen_norms(network)
+    assert [type(module) for module in network] == [nn.Conv2d, nn.BatchNorm2d]
+
+
+@pytest.mark.parametrize("trained", ["weight", "bias", "neither"])
+def test_norms_of_which_a_part_trains(trained):
+    """Each gradient is that of two layers, whichever of the others is wanted."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3)).double().eval()
+    disturb_norms(network)
+    network[1].requires_grad_(False)
+    if trained != "neither":
+        getattr(network[1], trained).requires_grad_(True)
+    plain = copy.deepcopy(network)
+    fold_frozen_norms(network)
+    x = torch.randn(2, 2, 5, 5).double()
+    _, found = gradients(network, x)
+    _, expected = gradients(plain, x)
+    assert set(found) == {"0.weight", f"1.{trained}"} - {"1.neither"}
+    torch.testing.assert_close(found, expected)
+
+
+def test_scale_gradients_of_large_weights_are_summed_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    a, b = torch.randn(7, 2, 3, 3).double(), torch.randn(7, 2, 3, 3).double()
+    whole = gfl.models.frozen_norm._dot(a, b)
+    torch.testing.assert_close(whole, (a * b).flatten(1).sum(1))
+    for most in (1, 18, 40):
+        monkeypatch.setattr(gfl.models.frozen_norm, "MOST_AT_ONCE", most)
+        torch.testing.assert_close(gfl.models.frozen_norm._dot(a, b), whole)
+
+
+def test_frozen_stages_go_forward_channels_last_and_the_others_stay_as_images_are():
+    network = disturb_norms(ResNet("resnet18", frozen_stages=1)).train()
+    images = torch.randn(2, 3, 64, 64)
+    seen = {}
+    for name in ("layer1", "layer2"):
+        module = network.get_submodule(f"{name}.0.conv1")
+        module.register_forward_hook(
+            lambda _module, inputs, _output, name=name: seen.update({name: inputs[0]})
+        )
+    outputs = network(images)
+    assert seen["layer1"].is_contiguous(memory_format=torch.channels_last)
+    assert not seen["layer1"].is_contiguous() and seen["layer2"].is_contiguous()
+    network(images.contiguous(memory_format=torch.channels_last))
+    assert not seen["layer2"].is_contiguous()
+    network.eval()
+    torch.testing.assert_close(network(images), outputs, rtol=1e-4, atol=1e-4)
+    assert seen["layer1"].is_contiguous()
 
 
 @pytest.mark.parametrize("deformable", [(), (4,)])
@@ -94,7 +142,7 @@ def test_res2net_folds_all_but_the_deformable():
 def test_only_inputs_are_kept_for_the_backward():
     """Neither the convolution's output nor the product of weight and scale."""
     network = two_layers()
-    network[0] = nn.Conv2d(1, 8, 3, padding=1)
+    network[0] = nn.Conv2d(1, 8, 3, padding=1, bias=False)
     network[1] = nn.BatchNorm2d(8).eval()
     fold_frozen_norms(network)
     kept = []

@@ -6,6 +6,7 @@ from conftest import assert_close
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import gfl.models.conv_blocks
 from gfl.models.conv_blocks import BlockOptions, Tower
 from gfl.models.head import GFLHead
 from gfl.models.quality import DistributionQuality
@@ -107,11 +108,12 @@ def test_first_scores_are_one_in_a_hundred_for_every_anchor():
 
 
 @pytest.mark.parametrize("conv", ["plain", "depthwise"])
-def test_a_tower_computes_norms_again_and_nothing_else_twice(conv):
+def test_a_tower_computes_norms_again_and_nothing_else_twice(conv, monkeypatch):
     """Training keeps less than testing, with the same gradients from the same convolutions."""
     torch.manual_seed(0)
     tower = Tower([32, 64, 64, 64], BlockOptions(conv=conv))
-    levels = [torch.randn(2, 32, side, side) for side in (8, 4)]
+    # The second is smaller than what is worth computing again.
+    levels = [torch.randn(2, 32, side, side) for side in (48, 4)]
 
     def step() -> tuple[int, int, list[torch.Tensor]]:
         tower.zero_grad()
@@ -129,6 +131,9 @@ def test_a_tower_computes_norms_again_and_nothing_else_twice(conv):
         return sum(kept.values()), flops.get_total_flops(), gradients
 
     recomputed, flops, gradients = step()
+    with monkeypatch.context() as patch:
+        patch.setattr(gfl.models.conv_blocks, "FEWEST_RECOMPUTED", 0)
+        assert step()[0] < recomputed
     tower.eval()
     plain, plain_flops, plain_gradients = step()
     assert recomputed < 0.75 * plain

@@ -41,7 +41,7 @@ def inference(setting: Setting, peer: Peer | None = None) -> list[Record]:
     model = build.build_model(config, NUM_CLASSES, load_pretrained=False)
     names = tuple(str(number) for number in range(NUM_CLASSES))
     ours = Detector(model, config, names, tuple(range(NUM_CLASSES)), setting.device)
-    others = {name: other.eval() for name, other in rivals(setting).items()}
+    others = {name: other.eval() for name, other in rivals(setting, LAYOUT).items()}
     rows, rates = [], {}
     for count in setting.batches:
         spreads = _forward(setting, ours, others, count, peer if count == 1 else None)

@@ -27,7 +27,7 @@ def main() -> None:
     if options["name"] == "gfl":
         work = Training(setting).step
     else:
-        model = rival(options["name"], setting)
+        model = rival(options["name"], setting, setting.layout)
         if model is None:
             print(json.dumps({"missing": f"torchvision has no {setting.backbone}"}))
             return

@@ -41,6 +41,7 @@ class Peer:
             "batch": setting.batch,
             "device": setting.device,
             "precision": setting.precision,
+            "channels_last": setting.channels_last,
             "threads": torch.get_num_threads(),
             "classes": NUM_CLASSES,
             "objects": OBJECTS,

@@ -138,7 +138,8 @@ def works(options: dict) -> tuple:
 
     register_all_modules(init_default_scope=True)
     torch.set_num_threads(options["threads"])
-    device, layout = options["device"], torch.channels_last
+    device = options["device"]
+    layout = torch.channels_last if options["channels_last"] else torch.contiguous_format
     height, width = options["size"]
     config = gfl_config(options["depth"], options["classes"])
     model = MODELS.build(config).to(device, memory_format=layout)
@@ -156,21 +157,21 @@ def works(options: dict) -> tuple:
     pictures = torch.randint(0, 256, shape, generator=rng, dtype=torch.uint8).to(device)
     samples = [drawn_sample(options, rng) for _ in range(options["batch"])]
 
-    def normalized(images):
+    def normalized(images, layout):
         return ((images - mean) / std).contiguous(memory_format=layout)
 
     def train():
         model.train()
         optimizer.zero_grad(set_to_none=True)
         with half():
-            losses = model.loss(normalized(pictures), samples)
+            losses = model.loss(normalized(pictures, layout), samples)
         total = 0
         for value in losses.values():
             total = total + (sum(value) if isinstance(value, (list, tuple)) else value)
         total.backward()
         optimizer.step()
 
-    one = normalized(pictures[:1])
+    one = normalized(pictures[:1], torch.channels_last)
 
     @torch.inference_mode()
     def infer():

@@ -18,8 +18,22 @@ NUM_CLASSES = 80
 OBJECTS = 7
 # The recipe's training at these sizes is what the goals of overhead are stated for.
 DEFAULTS = {
-    "cpu": {"size": (320, 320), "batch": 2, "precision": "fp32", "repeats": 10, "warmup": 2},
-    "cuda": {"size": (800, 1344), "batch": 16, "precision": "bf16", "repeats": 30, "warmup": 5},
+    "cpu": {
+        "size": (320, 320),
+        "batch": 2,
+        "precision": "fp32",
+        "channels_last": False,
+        "repeats": 10,
+        "warmup": 2,
+    },
+    "cuda": {
+        "size": (800, 1344),
+        "batch": 16,
+        "precision": "bf16",
+        "channels_last": True,
+        "repeats": 30,
+        "warmup": 5,
+    },
 }
 BATCHES = {"cpu": (1, 4), "cuda": (1, 8, 32)}
 
@@ -38,6 +52,7 @@ class Setting:
         batch: images of a training step.
         backbone: as `model.backbone.name`.
         precision: "fp32", "bf16" or "fp16", of ours and of the rivals.
+        channels_last: memory layout of weights and images in training, of ours and of the rivals.
         repeats: timed rounds of a step.
         warmup: rounds before those.
         batches: batch sizes of inference.
@@ -56,6 +71,7 @@ class Setting:
     batch: int = 2
     backbone: str = "resnet50"
     precision: str = "fp32"
+    channels_last: bool = False
     repeats: int = 10
     warmup: int = 2
     batches: tuple[int, ...] = (1, 4)
@@ -96,6 +112,11 @@ class Setting:
             stated["batch"],
         )
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of weights and images in training."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def __str__(self) -> str:
         height, width = self.size
         return f"{self.backbone}, {height} x {width}, batch {self.batch}, {self.precision}"
@@ -121,7 +142,7 @@ def detector_config(setting: Setting) -> Config:
                 "batch_size": setting.batch,
                 "lr": 0.00001,
                 "precision": setting.precision,
-                "channels_last": True,
+                "channels_last": setting.channels_last,
             },
             "device": setting.device,
         }

@@ -17,7 +17,7 @@ from gfl.engine.train import train_step
 from gfl.structures import Batch, ImageMeta, Targets
 
 RIVALS = {"torchvision FCOS": FCOS, "torchvision RetinaNet": RetinaNet}
-# Weights and images of all networks are in this layout, the faster one for convolutions.
+# Weights and images of all networks in inference: the faster layout for a forward.
 LAYOUT = torch.channels_last
 
 
@@ -75,7 +75,7 @@ class Training:
         self.options = build.build_loop_options(config, 1000)
         self.batch = random_batch(setting)
         images = self.normalize(self.batch.images, self.batch.input_sizes)
-        self.images = images.contiguous(memory_format=LAYOUT)
+        self.images = images.contiguous(memory_format=setting.layout)
 
     def step(self) -> None:
         """Forward, criterion, backward, optimiser."""
@@ -110,11 +110,17 @@ class Training:
         return work
 
 
-def rival(name: str, setting: Setting) -> nn.Module | None:
+def rival(
+    name: str,
+    setting: Setting,
+    layout: torch.memory_format,
+    norm: type[nn.Module] = FrozenBatchNorm2d,
+) -> nn.Module | None:
     """torchvision's detector with the same backbone, or None where it has no such backbone.
 
     As its own recipe has it: statistics and affine of batch norm frozen, stem and first stage
-    not trained. It normalises as ours does and does not resize.
+    not trained. It normalises as ours does and does not resize. With `nn.BatchNorm2d` as `norm`
+    the affine trains, as ours does; `rival_step` keeps the statistics frozen.
     """
     if not hasattr(resnet, setting.backbone):
         return None
@@ -122,7 +128,7 @@ def rival(name: str, setting: Setting) -> nn.Module | None:
     backbone = resnet_fpn_backbone(
         backbone_name=setting.backbone,
         weights=None,
-        norm_layer=FrozenBatchNorm2d,
+        norm_layer=norm,
         trainable_layers=3,
         returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),
@@ -130,7 +136,7 @@ def rival(name: str, setting: Setting) -> nn.Module | None:
     # `_skip_resize` holds in training alone; in testing the bounds make it keep the size.
     bounds = {"min_size": min(setting.size), "max_size": max(setting.size)}
     model = RIVALS[name](backbone, NUM_CLASSES, _skip_resize=True, **bounds)
-    return model.to(setting.device, memory_format=LAYOUT)
+    return model.to(setting.device, memory_format=layout)
 
 
 def rival_inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -143,6 +149,9 @@ def rival_inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
 def rival_step(model: nn.Module, setting: Setting, batch: Batch) -> Callable[[], None]:
     """A training step of torchvision's detector, with the optimiser of ours."""
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=0.00001, momentum=0.9, weight_decay=0.0001, fused=True)
     images, targets = rival_inputs(batch)
@@ -158,9 +167,9 @@ def rival_step(model: nn.Module, setting: Setting, batch: Batch) -> Callable[[],
     return work
 
 
-def rivals(setting: Setting) -> dict[str, nn.Module]:
-    """Those that there are."""
-    found = {name: rival(name, setting) for name in RIVALS}
+def rivals(setting: Setting, layout: torch.memory_format) -> dict[str, nn.Module]:
+    """Those that there are, with their weights in a memory layout."""
+    found = {name: rival(name, setting, layout) for name in RIVALS}
     return {name: model for name, model in found.items() if model is not None}
 
 

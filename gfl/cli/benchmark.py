@@ -11,7 +11,7 @@ from gfl.cli.command import require_writable, run, write_json
 # Options of a measurement, which a plan has no use for.
 MEASURED = (
     *("device", "size", "batch", "backbone", "precision", "repeats", "threads", "only", "pictures"),
-    *("eval_images", "peer", "onnx"),
+    *("eval_images", "peer", "onnx", "channels_last"),
 )
 # What is measured without --only; and options that only some figures look at.
 USUAL = ("train", "infer", "data", "eval", "start", "memory")
@@ -41,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backbone", help="default resnet50")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), help="default fp32 on cpu, bf16 on cuda"
+    )
+    parser.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        help="memory layout of training, ours and the rivals'; default no on cpu, yes on cuda",
     )
     parser.add_argument("--repeats", type=int, help="timed rounds; default 10 or 30")
     parser.add_argument("--threads", type=int, help="of torch; default as torch chooses")
@@ -88,7 +93,9 @@ def plan(args: argparse.Namespace) -> None:
     from gfl.errors import UserError
 
     require_writable(args.json, sources=args.plan)
-    measured = [f"--{name.replace('_', '-')}" for name in MEASURED if getattr(args, name)]
+    measured = [
+        f"--{name.replace('_', '-')}" for name in MEASURED if getattr(args, name) not in (None, [])
+    ]
     if measured:
         raise UserError(f"--plan measures nothing: leave {', '.join(measured)} out.")
     if args.step_ms is None and (args.gbytes or args.overlap is not None):
@@ -131,7 +138,7 @@ def benchmark(args: argparse.Namespace) -> None:
             raise UserError(f"--threads is {args.threads}, expected a number from 1 on.")
         torch.set_num_threads(args.threads)
     given = {"size": tuple(args.size) if args.size else None, "eval_images": args.eval_images}
-    names = ("batch", "backbone", "precision", "repeats", "pictures", "peer")
+    names = ("batch", "backbone", "precision", "repeats", "pictures", "peer", "channels_last")
     given["onnx_files"] = tuple(args.onnx) if args.onnx else None
     given |= {name: getattr(args, name) for name in names}
     report = measure(setting(args.device, **given), tuple(args.only))

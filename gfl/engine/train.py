@@ -1,6 +1,5 @@
 """The training loop: from a batch to the next weights."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -127,11 +126,10 @@ def train_step(
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0) + loss.detach()
     state.scaler.unscale_(state.optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(
-        (p for p in state.model.parameters() if p.grad is not None),
-        options.grad_clip or math.inf,
-        foreach=True,
-    )
+    trained = [p for p in state.model.parameters() if p.grad is not None]
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in trained], foreach=True)
+    if options.grad_clip:
+        torch.nn.utils.clip_grads_with_norm_(trained, options.grad_clip, grad_norm, foreach=True)
     finite = grad_norm.isfinite()
     if not state.scaler.is_enabled():
         state.optimizer.found_inf = (~finite).float()

@@ -96,10 +96,15 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised images to the outputs C2 ... C5 of the four stages."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        # A CPU goes forward faster in channels last, and backward faster in the other layout.
+        forward_only = self.frozen_stages if self.training and images.device.type == "cpu" else 0
+        x = images.contiguous(memory_format=torch.channels_last) if forward_only else images
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         features = []
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages, 1):
             x = stage(x)
+            if number == forward_only and images.is_contiguous():
+                x = x.contiguous()
             features.append(x)
         return features
 

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+# Maps of fewer elements are kept for the backward: to compute one again takes the host longer than
+# the memory is worth.
+FEWEST_RECOMPUTED = 2**18
+
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish, "silu": nn.SiLU}
 
 
@@ -103,7 +107,8 @@ class Tower(nn.Sequential):
     """Blocks one after the other, the same convolutions for every level.
 
     In training with group norms, a convolution's output is kept for the backward, but not what norm
-    and activation make of it: that is computed again, which costs little and halves the memory.
+    and activation make of it: that is computed again, which costs little and halves the memory of
+    large maps.
 
     Args:
         widths: channels of the input and of each block's output.
@@ -134,8 +139,9 @@ class Tower(nn.Sequential):
         def work(x: Tensor) -> Tensor:
             return after.convolve(before.finish(x, level), level)
 
-        kept = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if kept and isinstance(before.norm, nn.GroupNorm):
+        large = x.numel() >= FEWEST_RECOMPUTED and isinstance(before.norm, nn.GroupNorm)
+        learns = self.training and torch.is_grad_enabled()
+        if large and learns and not torch.compiler.is_compiling():
             # The second time it stops before the convolution, whose inputs are all it is asked for.
             return checkpoint(work, x, use_reentrant=False, preserve_rng_state=False)
         return work(x)
