@@ -113,7 +113,7 @@ def test_a_tower_computes_norms_again_and_nothing_else_twice(conv, monkeypatch):
     torch.manual_seed(0)
     tower = Tower([32, 64, 64, 64], BlockOptions(conv=conv))
     # The second is smaller than what is worth computing again.
-    levels = [torch.randn(2, 32, side, side) for side in (48, 4)]
+    levels = [torch.randn(2, 32, side, side) for side in (96, 4)]
 
     def step() -> tuple[int, int, list[torch.Tensor]]:
         tower.zero_grad()

@@ -125,9 +125,9 @@ class DetectionDataset:
     def __getitem__(self, index: int) -> Sample:
         return self.read(index)
 
-    def read(self, index: int, shrink: int = 1, out: np.ndarray | None = None) -> Sample:
+    def read(self, index: int, shrink: int = 1) -> Sample:
         """As `self[index]`, its picture from `picture`."""
-        return self.sample(index, self.picture(index, shrink, out))
+        return self.sample(index, self.picture(index, shrink))
 
     def picture(self, index: int, shrink: int = 1, out: np.ndarray | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB from its file, see `read_image`."""

@@ -1,5 +1,6 @@
 """Datasets behind PyTorch's DataLoader."""
 
+import math
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -104,20 +105,20 @@ class TransformedDataset(Dataset):
         sizes are not known before, or nothing decodes into memory that is given."""
         if self.reduced_decoding or not hasattr(self.dataset, "read"):
             return [self._sample(key) for key in keys], None
-        sizes = [self.dataset.sizes[key.index].tolist() for key in keys]
-        pictures = room(sum(3 * height * width for height, width in sizes))
-        samples, start = [], 0
-        for key, (height, width) in zip(keys, sizes, strict=True):
-            end = start + 3 * height * width
-            out = pictures[start:end].numpy().reshape(height, width, 3)
-            samples.append(self._sample(key, out))
-            start = end
-        return samples, pictures
+        indices = [key.index for key in keys]
+        sizes = [(height, width, 3) for height, width in self.dataset.sizes[indices].tolist()]
+        ends = np.cumsum([math.prod(size) for size in sizes])
+        pictures = room(int(ends[-1]))
+        parts = np.split(pictures.numpy(), ends[:-1])
+        places = [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+        pairs = zip(indices, places, strict=True)
+        images = [self.dataset.picture(index, out=place) for index, place in pairs]
+        return list(map(self.dataset.sample, indices, images)), pictures
 
-    def _sample(self, key: SampleKey, out: np.ndarray | None = None) -> Sample:
-        """As the data set has it, with the picture in `out` if that is given."""
+    def _sample(self, key: SampleKey) -> Sample:
+        """As the data set has it."""
         if hasattr(self.dataset, "read"):  # a `DetectionDataset`
-            return self.dataset.read(key.index, self._shrink(key), out)
+            return self.dataset.read(key.index, self._shrink(key))
         return self.dataset[key.index]
 
     def _shrink(self, key: SampleKey) -> int:

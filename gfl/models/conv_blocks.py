@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Maps of fewer elements are kept for the backward: to compute one again takes the host longer than
 # the memory is worth.
-FEWEST_RECOMPUTED = 2**18
+FEWEST_RECOMPUTED = 2**20
 
 ACTIVATIONS = {"relu": nn.ReLU, "hardswish": nn.Hardswish, "silu": nn.SiLU}
 

@@ -6,13 +6,18 @@ of parameters stay those of the two layers, but no picture-sized tensor is kept 
 backward, and none is read and written by it.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Products of weights and gradients that are held at one time.
 MOST_AT_ONCE = 2**20
+# An output that has so many times fewer elements than the weights is kept for the norm's backward:
+# multiplying the weights would take longer than the memory is worth.
+MUCH_SMALLER = 4
 
 
 class NormedConv2d(nn.Conv2d):
@@ -26,14 +31,21 @@ class NormedConv2d(nn.Conv2d):
         return _scale_and_shift(norm.weight, norm.bias, norm.running_mean, norm.rstd())
 
     def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm[0]
         if torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad):
-            norm = self.norm[0]
+            if self._has_small_output(x):
+                return norm.apply_to(self._conv_forward(x, self.weight, None))
             settings = self.stride, self.padding, self.dilation, self.groups
             return _NormedConvolution.apply(
                 x, self.weight, norm.weight, norm.bias, norm.running_mean, norm.rstd(), settings
             )
         scale, shift = self.scale_and_shift()
         return self._conv_forward(x, _scaled(self.weight, scale), shift)
+
+    def _has_small_output(self, x: Tensor) -> bool:
+        """Whether the output is much smaller than the weights, which then are left as they are."""
+        places = len(x) * x.shape[2] * x.shape[3] // math.prod(self.stride)
+        return places * MUCH_SMALLER <= self.weight[0].numel()
 
 
 def _scale_and_shift(gain: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor):
@@ -120,6 +132,11 @@ class AppliedNorm(nn.BatchNorm2d):
     def rstd(self) -> Tensor:
         """(channels,) one over the standard deviation."""
         return (self.running_var + self.eps).rsqrt()
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        """The norm of a (B, C, h, w) output that a convolution has left to it."""
+        parameters = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(x, *parameters, training=False, eps=self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return x
