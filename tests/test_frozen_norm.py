@@ -118,8 +118,10 @@ def test_frozen_stages_go_forward_channels_last_and_the_others_stay_as_images_ar
     assert seen["layer1"].is_contiguous()
 
 
+@pytest.mark.parametrize("much_smaller", [0, 4, 10**9], ids=["all left", "some", "none left"])
 @pytest.mark.parametrize("deformable", [(), (4,)])
-def test_outputs_and_gradients_are_those_of_the_two_layers(deformable):
+def test_outputs_and_gradients_are_those_of_the_two_layers(deformable, much_smaller, monkeypatch):
+    monkeypatch.setattr(gfl.models.frozen_norm, "MUCH_SMALLER", much_smaller)
     torch.manual_seed(0)
     network = disturb_norms(ResNet("resnet18", deformable_stages=deformable)).double().train()
     plain = unfolded(network)
@@ -159,7 +161,9 @@ def test_only_inputs_are_kept_for_the_backward():
     assert kept.count((8, 1, 3, 3)) == 1  # the weight itself
 
 
-def test_half_precision_computes_in_half():
+@pytest.mark.parametrize("much_smaller", [0, 10**9])
+def test_half_precision_computes_in_half(much_smaller, monkeypatch):
+    monkeypatch.setattr(gfl.models.frozen_norm, "MUCH_SMALLER", much_smaller)
     network = disturb_norms(ResNet("resnet18")).train()
     plain = unfolded(network)
     images = torch.randn(1, 3, 64, 64)
@@ -175,6 +179,18 @@ def test_half_precision_computes_in_half():
     weights = [found[name].flatten() for name in found]
     others = [expected[name].flatten() for name in found]
     assert torch.cosine_similarity(torch.cat(weights), torch.cat(others), dim=0) > 0.98
+
+
+def test_norms_behind_outputs_much_smaller_than_weights_are_left_alone():
+    """3 x 4 places of 2 images beside 16 x 9 and 10 x 9 weights a channel."""
+    for channels, left in ((16, True), (10, False)):
+        network = nn.Sequential(
+            nn.Conv2d(channels, 5, 3, stride=(2, 1), padding=1, bias=False), nn.BatchNorm2d(5)
+        ).eval()
+        fold_frozen_norms(network)
+        y = network(torch.randn(2, channels, 6, 4))
+        assert y.shape == (2, 5, 3, 4)
+        assert ("BatchNorm" in y.grad_fn.name()) == left
 
 
 def test_learned_statistics_are_not_folded():

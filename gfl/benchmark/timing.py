@@ -1,5 +1,6 @@
-"""Timing of several things in one process, in turn: A B C, A B C, ..."""
+"""Timing of several things in one process, in turn: A B C, B A C, ..."""
 
+import random
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ def interleaved(
 ) -> dict[str, Spread]:
     """Seconds of each work, run in turn, so that what slows the machine down slows all of them.
 
+    The order is drawn anew in each round (the same in each run): what one leaves behind, in caches
+    and in memory, would else always meet the same other.
+
     Args:
         works: name to what is timed. One that gives a number has timed itself, in seconds.
         repeats: timed rounds.
@@ -26,8 +30,9 @@ def interleaved(
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     is_cuda = torch.device(device).type == "cuda"
+    draw = random.Random(0)
     for turn in range(warmup + repeats):
-        for name, work in works.items():
+        for name, work in draw.sample(list(works.items()), len(works)):
             if is_cuda:
                 torch.cuda.synchronize(device)
             started = clock()

@@ -45,7 +45,7 @@ class NormedConv2d(nn.Conv2d):
     def _has_small_output(self, x: Tensor) -> bool:
         """Whether the output is much smaller than the weights, which then are left as they are."""
         places = len(x) * x.shape[2] * x.shape[3] // math.prod(self.stride)
-        return places * MUCH_SMALLER <= self.weight[0].numel()
+        return places * MUCH_SMALLER <= self.weight.numel() // self.out_channels
 
 
 def _scale_and_shift(gain: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor):

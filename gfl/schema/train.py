@@ -51,7 +51,7 @@ class Train(Section):
     """Of the network's forward and backward; losses and boxes are always fp32. auto is bf16 where
     the device has instructions for it (docs/auto.md)."""
     channels_last: bool = False
-    """Memory layout of images and weights; faster on GPUs in half precision, slower on many CPUs."""
+    """Memory layout of images and weights; for GPUs in half precision, slower on many CPUs."""
     checkpoint_activations: bool = False
     """Compute the backbone's activations again in the backward, to save memory (docs/speed.md)."""
     compile: bool = False
