@@ -118,8 +118,11 @@ def test_frozen_stages_go_forward_channels_last_and_the_others_stay_as_images_ar
     assert seen["layer1"].is_contiguous()
 
 
-@pytest.mark.parametrize("much_smaller", [0, 4, 10**9], ids=["all left", "some", "none left"])
-@pytest.mark.parametrize("deformable", [(), (4,)])
+@pytest.mark.parametrize(
+    ("deformable", "much_smaller"),
+    [((), 0), ((), 4), ((4,), 10**9)],
+    ids=["all norms left alone", "some", "none, deformable"],
+)
 def test_outputs_and_gradients_are_those_of_the_two_layers(deformable, much_smaller, monkeypatch):
     monkeypatch.setattr(gfl.models.frozen_norm, "MUCH_SMALLER", much_smaller)
     torch.manual_seed(0)
