@@ -450,6 +450,8 @@ def test_a_figure_without_memory_is_a_line(monkeypatch):
         (["--only", "eval", "--peer", sys.executable], "--peer is for --only train or infer"),
         (["--only", "eval", "--onnx", "x.onnx"], "--onnx is for --only onnx"),
         (["--onnx", "x.onnx"], "--onnx is for --only onnx"),
+        (["--only", "eval", "--no-channels-last"], "--channels-last is for --only train or memory"),
+        (["--plan", "--no-channels-last"], "leave --channels-last out"),
         (["--plan", "gfl_n", "--batch", "3"], "--plan measures nothing: leave --batch out"),
     ],
 )

@@ -113,6 +113,8 @@ def test_frozen_stages_go_forward_channels_last_and_the_others_stay_as_images_ar
     assert not seen["layer1"].is_contiguous() and seen["layer2"].is_contiguous()
     network(images.contiguous(memory_format=torch.channels_last))
     assert not seen["layer2"].is_contiguous()
+    all_frozen = ResNet("resnet18", frozen_stages=3).train()
+    assert all(feature.is_contiguous() for feature in all_frozen(images))
     network.eval()
     torch.testing.assert_close(network(images), outputs, rtol=1e-4, atol=1e-4)
     assert seen["layer1"].is_contiguous()

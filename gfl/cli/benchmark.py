@@ -20,6 +20,7 @@ NEEDED = {
     "eval_images": ("eval",),
     "peer": ("train", "infer"),
     "onnx": ("onnx",),
+    "channels_last": ("train", "memory", "scaling"),
 }
 
 
@@ -64,6 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--onnx", nargs="+", metavar="FILE", help="files that --only onnx times, beside the first"
     )
+    _add_plan(parser)
+    args = parser.parse_args(argv)
+    return run(lambda: benchmark(args) if args.plan is None else plan(args))
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
     several = parser.add_argument_group("a plan for several GPUs, in place of a measurement")
     several.add_argument(
         "--plan",
@@ -84,8 +91,10 @@ def main(argv: list[str] | None = None) -> int:
     several.add_argument(
         "--overlap", type=float, help="share of a step that hides the exchange; default 0.5"
     )
-    args = parser.parse_args(argv)
-    return run(lambda: benchmark(args) if args.plan is None else plan(args))
+
+
+def _is_given(args: argparse.Namespace, name: str) -> bool:
+    return getattr(args, name) not in (None, [])
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -93,9 +102,7 @@ def plan(args: argparse.Namespace) -> None:
     from gfl.errors import UserError
 
     require_writable(args.json, sources=args.plan)
-    measured = [
-        f"--{name.replace('_', '-')}" for name in MEASURED if getattr(args, name) not in (None, [])
-    ]
+    measured = [f"--{name.replace('_', '-')}" for name in MEASURED if _is_given(args, name)]
     if measured:
         raise UserError(f"--plan measures nothing: leave {', '.join(measured)} out.")
     if args.step_ms is None and (args.gbytes or args.overlap is not None):
@@ -121,7 +128,7 @@ def benchmark(args: argparse.Namespace) -> None:
             option = "--" + name.replace("_", "-")
             raise UserError(f"{option} belongs to --plan, which is not given.")
     for name, figures in NEEDED.items():
-        if getattr(args, name) and not set(figures) & set(args.only or USUAL):
+        if _is_given(args, name) and not set(figures) & set(args.only or USUAL):
             option = "--" + name.replace("_", "-")
             raise UserError(
                 f"{option} is for --only {' or '.join(figures)}, which is not asked for: leave "

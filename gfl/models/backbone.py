@@ -100,13 +100,11 @@ class ResNet(nn.Module):
         forward_only = self.frozen_stages if self.training and images.device.type == "cpu" else 0
         x = images.contiguous(memory_format=torch.channels_last) if forward_only else images
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        features = []
-        for number, stage in enumerate(self.stages, 1):
-            x = stage(x)
-            if number == forward_only and images.is_contiguous():
-                x = x.contiguous()
-            features.append(x)
-        return features
+        features = [x := stage(x) for stage in self.stages[:forward_only]]
+        if features and images.is_contiguous():
+            features = [feature.contiguous() for feature in features]
+            x = features[-1]
+        return features + [x := stage(x) for stage in self.stages[forward_only:]]
 
 
 def _output_channels(stage: nn.Sequential) -> int:

@@ -3,7 +3,8 @@
 With fixed statistics a batch norm is a factor and a summand of each channel, which the convolution
 takes into its weights: norm(conv(x, W)) = conv(x, W * scale) + shift. Weights, gradients and names
 of parameters stay those of the two layers, but no picture-sized tensor is kept for the norm's
-backward, and none is read and written by it.
+backward, and none is read and written by it. In training, where the output is much smaller than the
+weights, the norm is cheaper behind the convolution, and done there.
 """
 
 import math
@@ -48,7 +49,9 @@ class NormedConv2d(nn.Conv2d):
         return places * MUCH_SMALLER <= self.weight.numel() // self.out_channels
 
 
-def _scale_and_shift(gain: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor):
+def _scale_and_shift(
+    gain: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Tensor, Tensor]:
     scale = gain * rstd
     return scale, torch.addcmul(bias, mean, scale, value=-1)
 
