@@ -6,11 +6,12 @@ import io
 import numpy as np
 import pytest
 import torch
-from builders import write_coco
+from builders import tiny_config, write_coco
 from pycocotools.cocoeval import COCOeval
 
+from gfl import build
 from gfl.data.dataset import CocoDataset
-from gfl.engine.evaluate import METRICS, coco_metrics, to_coco_results
+from gfl.engine.evaluate import METRICS, coco_metrics, detect, to_coco_results
 from gfl.structures import Detections
 
 
@@ -114,3 +115,16 @@ def test_results_have_original_ids_and_xywh():
     assert to_coco_results({77: detections}, (3, 90)) == [
         {"image_id": 77, "category_id": 90, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.75}
     ]
+
+
+def test_the_highest_score_told_is_a_class_ones_not_the_backgrounds(tmp_path):
+    folder = write_coco(tmp_path / "set", {"val": 2})
+    config = tiny_config(folder).with_values({"model.head.background_channel": True})
+    dataset = build.build_dataset(config, "val")
+    model = build.build_model(config, len(dataset.class_names))
+    torch.nn.init.zeros_(model.head.cls_out.weight)
+    model.head.cls_out.bias.data = torch.tensor([-3.0] * len(dataset.class_names) + [9.0])
+    loader, postprocess = build.build_eval_loader(config, dataset), build.build_postprocess(config)
+    normalize = build.build_normalize(config, torch.device("cpu"))
+    _, highest = detect(model, loader, postprocess, normalize)
+    assert highest == pytest.approx(torch.tensor(-3.0).sigmoid().item())

@@ -1,7 +1,5 @@
 """Test-time augmentation: which views there are, turned back, merged."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from builders import tiny_config, write_coco
@@ -37,20 +35,26 @@ def test_views_are_other_sizes_and_mirror_images_and_their_merge_is_limited(fold
     assert views.merge([first, second]).scores.tolist() == pytest.approx([0.9, 0.7])
 
 
-class Blind(nn.Module):
-    """Sees nothing."""
+class FindsTheSame:
+    """A post-processing that finds the same detections in every image."""
 
-    def forward(self, images):
-        return SimpleNamespace(joint_scores=lambda: images.new_zeros(1))
+    def __init__(self, detections):
+        self.detections = detections
+
+    def detection_scores(self, predictions):
+        return torch.zeros(1)
+
+    def __call__(self, predictions, metas):
+        return [self.detections] * len(metas)
 
 
 def test_what_is_found_in_a_mirror_image_is_turned_back(folder):
     config = tiny_config(folder)
     dataset = build.build_dataset(config, "val")
     loader = build.build_eval_loader(config, dataset, mirrored=True)
-    one = found(([0, 0, 10, 20], 0.5, 0))
+    same = FindsTheSame(found(([0, 0, 10, 20], 0.5, 0)))
     normalize = build.build_normalize(config, torch.device("cpu"))
-    seen, _ = detect(Blind(), loader, lambda _, metas: [one] * len(metas), normalize, mirrored=True)
+    seen, _ = detect(nn.Identity(), loader, same, normalize, mirrored=True)
     widths = dict(zip(dataset.image_ids.tolist(), dataset.sizes[:, 1].tolist(), strict=True))
     assert len(set(widths.values())) == 2  # wide and tall ones
     for image_id, width in widths.items():

@@ -42,7 +42,7 @@ def detect(
     and the detections of each tile, and gives those of pictures that are complete.
 
     Returns:
-        Detections by image id, on the CPU, and the highest score of any location.
+        Detections by image id, on the CPU, and the highest score of a class at any location.
 
     Raises:
         TrainingFailed: memory ran out.
@@ -58,7 +58,7 @@ def detect(
         with explained([given], ADVICE):
             batch = given.to(device, non_blocking=True)
             predictions = model(normalize(batch.images, batch.input_sizes))
-            highest = torch.maximum(highest, predictions.joint_scores().max())
+            highest = torch.maximum(highest, postprocess.detection_scores(predictions).max())
             for meta, detections in zip(
                 batch.metas, postprocess(predictions, batch.metas), strict=True
             ):

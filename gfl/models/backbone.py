@@ -12,6 +12,7 @@ from gfl.errors import UserError
 from gfl.models.deformable import make_deformable
 from gfl.models.frozen_norm import fold_frozen_norms
 from gfl.models.narrow_resnet import NarrowResNet
+from gfl.models.published_weights import read_state_dict, timm_weights, torchvision_weights
 from gfl.models.res2net import Res2Net
 from gfl.models.trainable import keep_statistics
 
@@ -140,26 +141,6 @@ def load_imagenet_weights(backbone: ResNet, name: str, source: bool | str) -> No
         raise UserError(f"{source} does not hold weights of {name}: {error}") from error
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a file of plain tensors without running code that it may contain.
-
-    Raises:
-        UserError: the file is missing or is something else.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"weights file {path} does not exist. Set model.backbone.pretrained to an "
-            "existing file, to true (download) or to false (train from scratch)."
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path} is not a file of plain tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no state dict (names to tensors).")
-    return state
-
-
 def _published_weights(name: str) -> dict[str, Tensor]:
     label = RESNETS[name][1]
     if label is None:
@@ -168,33 +149,5 @@ def _published_weights(name: str) -> dict[str, Tensor]:
             "train from scratch, or =FILE."
         )
     if label.startswith("timm/"):
-        return _timm_weights(name, label.removeprefix("timm/"))
-    weights = torchvision.models.get_weight(label)
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except Exception as error:  # no network, or a file that is cut off or another
-        file_name = weights.url.rsplit("/", 1)[-1]
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"the ImageNet weights of {name} could not be downloaded or read ({error}). Put "
-            f"{file_name} (from {weights.url}) into {folder}, in place of what may be there, or "
-            "set model.backbone.pretrained=FILE, or model.backbone.pretrained=false to train from "
-            "scratch."
-        ) from error
-
-
-def _timm_weights(name: str, timm_name: str) -> dict[str, Tensor]:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f"the ImageNet weights of {name} come from timm, which is not installed: "
-            "pip install 'gfl-detection[timm]', or set model.backbone.pretrained=FILE."
-        ) from error
-    try:
-        return timm.create_model(timm_name, pretrained=True).state_dict()
-    except Exception as error:  # timm raises whatever its download library does
-        raise UserError(
-            f"timm could not download {timm_name} ({error}). Save its state dict where there is a "
-            "network and set model.backbone.pretrained=FILE, or =false to train from scratch."
-        ) from error
+        return timm_weights(label.removeprefix("timm/"), f"model.backbone.pretrained of {name}")
+    return torchvision_weights(name, torchvision.models.get_weight(label))

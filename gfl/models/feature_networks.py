@@ -9,7 +9,13 @@ from torch import Tensor, fx, nn
 from torchvision.ops import StochasticDepth
 
 from gfl.errors import UserError, did_you_mean
-from gfl.models.backbone import read_state_dict
+from gfl.models.published_weights import (
+    OTHERWISE,
+    import_timm,
+    read_state_dict,
+    timm_weights,
+    torchvision_weights,
+)
 
 STRIDES = (4, 8, 16, 32)
 
@@ -44,7 +50,7 @@ def timm_features(name: str, picture: tuple[int, int]) -> nn.Module:
         UserError: timm is not installed, does not know the name, or can not cut this network.
     """
     full_name = f"timm/{name}"
-    timm = _timm(full_name)
+    timm = import_timm(f"model.backbone.name {full_name!r}")
     if not timm.is_model(name):
         known = [f"timm/{choice}" for choice in timm.list_models()]
         raise UserError(
@@ -59,17 +65,6 @@ def timm_features(name: str, picture: tuple[int, int]) -> nn.Module:
             f"timm can not make {full_name} with features_only=True ({error})"
             f"{did_you_mean(full_name, tags)} Choose another model.backbone.name."
         ) from error
-
-
-def _timm(full_name: str):
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(
-            f"model.backbone.name {full_name!r} needs timm, which is not installed: "
-            "pip install 'gfl-detection[timm]'"
-        ) from error
-    return timm
 
 
 # torchvision
@@ -188,7 +183,9 @@ def load_classifier_weights(features: nn.Module, full_name: str, source: bool | 
         source = "the published file"
     else:
         state = _read(Path(source))
-        make = torchvision_network if library == "torchvision" else _timm(full_name).create_model
+        make = torchvision_network
+        if library == "timm":
+            make = import_timm(f"model.backbone.name {full_name!r}").create_model
         legal = make(name).state_dict().keys()
     # timm's wrappers join names, stages.0 to stages_0, or put the whole network into `model`.
     target = features.model if type(features).__name__ == "FeatureGetterNet" else features
@@ -215,41 +212,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _published_weights(library: str, name: str) -> dict[str, Tensor]:
-    """The whole network's state dict, with the names that it has today."""
     if library == "timm":
-        return _timm_weights(name)
+        return timm_weights(name, f"model.backbone.name 'timm/{name}'")
     weights = torchvision.models.get_model_weights(name)
     if not len(weights):
-        raise UserError(
-            f"torchvision publishes no weights of {name}: set model.backbone.pretrained=FILE, or "
-            "model.backbone.pretrained=false to train from scratch."
-        )
-    try:
-        return torchvision.models.get_model(name, weights="DEFAULT").state_dict()
-    except Exception as error:  # no network, or a file that is cut off or another
-        url = weights.DEFAULT.url
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"the weights of torchvision/{name} could not be downloaded or read ({error}). Put "
-            f"{url.rsplit('/', 1)[-1]} (from {url}) into {folder}, in place of what may be "
-            "there, or set model.backbone.pretrained=FILE, or model.backbone.pretrained=false to "
-            "train from scratch."
-        ) from error
-
-
-def _timm_weights(name: str) -> dict[str, Tensor]:
-    timm = _timm(f"timm/{name}")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # timm raises whatever its download library does
-        settings = timm.get_pretrained_cfg(name)
-        hub, url = getattr(settings, "hf_hub_id", None), getattr(settings, "url", None)
-        origin = f"model.safetensors of https://huggingface.co/{hub}" if hub else url
-        raise UserError(
-            f"the weights of timm/{name} could not be downloaded ({error}). Where there is a "
-            f"network, take {origin or 'any file of such weights'}, or write\n"
-            f"  python -c \"import timm, torch; torch.save(timm.create_model('{name}', "
-            f"pretrained=True).state_dict(), '{name}.pth')\"\n"
-            "and set model.backbone.pretrained=FILE, or model.backbone.pretrained=false to train "
-            "from scratch."
-        ) from error
+        raise UserError(f"torchvision publishes no weights of {name}: {OTHERWISE}.")
+    return torchvision_weights(name, weights.DEFAULT)
