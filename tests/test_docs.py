@@ -59,7 +59,7 @@ def place(tmp_path_factory):
     """A folder like a user's: data/shapes, data/bccd, a trained checkpoint, a picture."""
     folder = tmp_path_factory.mktemp("user")
     for name in ("shapes", "bccd"):
-        make_shapes(folder / "data" / name, 6, 3, seed=0, size=(128, 96))
+        make_shapes(folder / "data" / name, 4, 2, seed=0, size=(128, 96))
     annotations = folder / "data" / "bccd" / "annotations"
     (annotations / "test.json").write_bytes((annotations / "val.json").read_bytes())
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from builders import tiny_values, write_formats
 from conftest import REPOSITORY
 from fuzz import mutated_json, mutated_text, mutated_values
 
+from gfl import data_check
 from gfl.cli.check_data import main
 
 COUNT = 1000
@@ -33,6 +34,20 @@ def folder(tmp_path_factory):
     for split in ("train", "val"):
         (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco()))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def equal_networks_are_made_once(monkeypatch):
+    """A check looks at the strides of its network, which takes most of its time to make."""
+    make, made = data_check.network_without_content, {}
+
+    def once(config, num_classes):
+        key = str(config.model), num_classes
+        if key not in made:
+            made[key] = make(config, num_classes)
+        return made[key]
+
+    monkeypatch.setattr(data_check, "network_without_content", once)
 
 
 def coco() -> dict:
