@@ -27,7 +27,7 @@ from gfl.engine.memory import explained
 from gfl.errors import UserError
 from gfl.interop.exported import ExportedForm
 from gfl.interop.onnx_network import OnnxNetwork
-from gfl.models.folding import folded, folded_blocks
+from gfl.models.folding import cast_convolutions, folded, folded_blocks
 from gfl.structures import Batch
 from gfl.tiling import Tiling, merge
 
@@ -103,12 +103,15 @@ class Detector:
     ):
         self._describe(config, class_names, category_ids)
         self.device = local_device(device)
+        self.kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         self.half = half
         model = model.eval().requires_grad_(False)
         if fuse:
             model.backbone = folded(model.backbone)
             model.neck, model.head = folded_blocks(model.neck), folded_blocks(model.head)
         self.model = model.to(self.device, memory_format=torch.channels_last)
+        if half:
+            cast_convolutions(self.model, self.kind)
         if compile:
             self.model.tensors = compiled_inference(self.model.tensors, self.device, compile)
         self.normalize = build.build_normalize(config, self.device)
@@ -224,7 +227,7 @@ class Detector:
             computed = self._compute(batch, postprocess)
         return [
             replace(
-                found.to("cpu").widened(self.temperature),
+                found.widened(self.temperature),
                 names=self.class_names,
                 category_ids=self.category_ids,
                 thresholds=self.thresholds,
@@ -236,10 +239,9 @@ class Detector:
         batch = batch.to(self.device, non_blocking=True)
         images = self.normalize(batch.images, batch.input_sizes)
         images = images.contiguous(memory_format=torch.channels_last)
-        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        with torch.autocast(self.device.type, kind, enabled=self.half):
+        with torch.autocast(self.device.type, self.kind, enabled=self.half):
             predictions = self.model(images)
-        return postprocess(predictions, batch.metas)
+        return postprocess(predictions, batch.metas, device="cpu")
 
 
 class OnnxDetector(Detector):

@@ -1,5 +1,6 @@
 """The benchmark: statistics and wording by hand, every figure at a tiny size."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -12,7 +13,7 @@ import torch
 from builders import pyramid
 from torch import nn
 
-from gfl.benchmark import light
+from gfl.benchmark import light, options, scaling
 from gfl.benchmark.coco_sample import coco_detections, coco_truth
 from gfl.benchmark.coco_speed import agreement, coco_speed
 from gfl.benchmark.inference import CANDIDATES, _some_candidates, inference
@@ -24,7 +25,15 @@ from gfl.benchmark.record import Record, Spread, not_measured, record
 from gfl.benchmark.run import FIGURES, ON_REQUEST, benchmark
 from gfl.benchmark.setting import DEFAULTS, Setting, detector_config, setting
 from gfl.benchmark.start import start
-from gfl.benchmark.subjects import Training, random_batch, rival, rival_step, rivals
+from gfl.benchmark.subjects import (
+    Training,
+    half,
+    our_detector,
+    random_batch,
+    rival,
+    rival_step,
+    rivals,
+)
 from gfl.benchmark.table import number, table
 from gfl.benchmark.timing import interleaved
 from gfl.benchmark.training_step import training_step
@@ -168,6 +177,7 @@ def test_defaults_of_the_devices(monkeypatch):
     assert setting("cpu") == Setting(**DEFAULTS["cpu"], batches=(1, 4))
     assert setting("cpu", batch=4, size=None).size == (320, 320)
     assert setting("cpu").is_stated and not setting("cpu", batch=4).is_stated
+    assert not setting("cpu", precision="bf16").is_stated
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     full = setting()
     assert (full.device, full.size, full.batch, full.precision) == ("cuda", (800, 1344), 16, "bf16")
@@ -202,7 +212,8 @@ def test_unknown_figure_is_said(capsys):
 # What is compared is the same
 
 
-def test_rivals_see_the_same_pictures_and_train_the_same_stages():
+def test_rivals_see_the_same_pictures_and_train_the_same_stages(monkeypatch):
+    monkeypatch.delattr(torch.nn.functional, "interpolate")  # nothing is resized
     batch = random_batch(TINY)
     ours = Training(TINY).state.model
     frozen = {name for name, p in ours.backbone.named_parameters() if not p.requires_grad}
@@ -337,6 +348,44 @@ def test_start_of_processes():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' /proc")
+def test_options_that_can_not_be_compiled_here_say_so(monkeypatch):
+    def without(*args):
+        raise UserError("no compiler")
+
+    monkeypatch.setattr(options, "require_compiler", without)
+    rows = options.step_and_forward_options(TINY)
+    assert [row.name.split(", ")[-1] for row in rows[1:2]] == ["train.checkpoint_activations=true"]
+    assert rows[1].limit == rows[0].median
+    assert [row.note for row in rows[2:]] == ["no compiler"] * 3
+
+
+@pytest.mark.slow
+def test_options_beside_step_and_forward_without():
+    rows = options.step_and_forward_options(TINY)
+    assert_well_formed(rows)
+    names = [row.name.split(", ")[-1] for row in rows if row.limit is not None]
+    steps = ["train.compile=true", "train.checkpoint_activations=true"]
+    assert names == [*steps, *["compile=True", 'compile="fixed"'] * 2]
+
+
+def test_detectors_hold_the_weights_that_autocast_would_make_in_each_forward():
+    given = dataclasses.replace(TINY, precision="bf16")
+    detector, plain = our_detector(given), our_detector(TINY)
+    assert detector.model.head.cls_out.weight.dtype == torch.bfloat16
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), half(given):
+        wanted, found = plain.model(images), detector.model(images)
+    assert torch.equal(found.cls_logits, wanted.cls_logits)
+    assert torch.equal(found.box_logits, wanted.box_logits)
+
+
+def test_a_process_that_ends_is_a_row_and_not_the_end(monkeypatch, capfd):
+    monkeypatch.setattr(scaling, "environment_of_child", lambda: {"PATH": "/nowhere"})
+    monkeypatch.setattr(scaling.sys, "executable", "/bin/false")
+    (row,) = scaling.scaling(TINY)
+    assert row.verdict == "not measured here" and "ended with status 1" in row.note
+
+
 def test_memory_of_processes():
     rows = memory(TINY)
     assert_well_formed(rows)
@@ -354,9 +403,10 @@ def test_command_writes_what_it_prints(tmp_path, capsys):
     report = json.loads(out.read_text())
     printed = capsys.readouterr().out
     assert list(report) == ["environment", "setting", "records"]
-    assert {"date", "device", "threads", "torch", "torchvision", "gfl"} <= set(
+    assert {"date", "processor", "threads", "torch", "torchvision", "gfl"} <= set(
         report["environment"]
     )
+    assert report["setting"]["channels_last"] is False and report["setting"]["size"] == [320, 320]
     assert [row["figure"] for row in report["records"]] == ["eval"]
     assert printed.strip() == table(report)
 

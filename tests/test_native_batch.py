@@ -128,7 +128,7 @@ def loaders(folder, **data) -> list:
     ],
 )
 def test_a_gpu_resizes_where_that_saves_work(tmp_path, monkeypatch, case, device, data, expected):
-    monkeypatch.setattr("gfl.build.loaders.local_device", lambda _: torch.device(device))
+    monkeypatch.setattr("gfl.build.loaders._feeds_gpu", lambda _: device == "cuda")
     values = tiny_values(write_coco(tmp_path, {"train": 2, "val": 1}, size=(120, 160)))
     values["data"] |= data
     config = parse_config(values)

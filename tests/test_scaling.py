@@ -63,7 +63,7 @@ def test_two_processes_exchange_what_is_expected_and_nothing_else():
     # Both processes have counted; each of the two steps sends some 19 million gradients.
     assert traffic.repeats == 2 and traffic.low == traffic.high
     assert traffic.median == traffic.limit
-    assert (traffic.median - 3 * 4) % 2 == 0 and traffic.median > 2 * 4 * 15e6
+    assert traffic.median > 2 * 4 * 15e6
     assert "broadcast" not in traffic.note and "allreduce_" in traffic.note
 
 

@@ -8,11 +8,12 @@ import torch
 from gfl import build
 from gfl.benchmark.peer import OURS, Peer
 from gfl.benchmark.record import Record, Spread, not_measured, record
-from gfl.benchmark.setting import NUM_CLASSES, Setting, detector_config
+from gfl.benchmark.setting import NUM_CLASSES, Setting
 from gfl.benchmark.subjects import (
     LAYOUT,
     RIVALS,
     half,
+    our_detector,
     random_batch,
     rival_inputs,
     rival_network,
@@ -36,11 +37,8 @@ def inference(setting: Setting, peer: Peer | None = None) -> list[Record]:
     Ours is the network as `gfl.load` makes it: batch norm folded, channels last. Untrained networks
     find nothing, so decoding is timed by itself, on logits that are made for it.
     """
-    config = detector_config(setting)
-    torch.manual_seed(0)
-    model = build.build_model(config, NUM_CLASSES, load_pretrained=False)
-    names = tuple(str(number) for number in range(NUM_CLASSES))
-    ours = Detector(model, config, names, tuple(range(NUM_CLASSES)), setting.device)
+    ours = our_detector(setting)
+    config = ours.config
     others = {name: other.eval() for name, other in rivals(setting, LAYOUT).items()}
     rows, rates = [], {}
     for count in setting.batches:
@@ -110,7 +108,7 @@ def _whole(setting: Setting, ours: Detector, others: dict, config) -> list[Recor
         images = ours.normalize(batch.images, batch.input_sizes)
         with half(setting):
             predictions = ours.model(images.contiguous(memory_format=LAYOUT))
-        postprocess(predictions, batch.metas)
+        postprocess(predictions, batch.metas, device="cpu")
 
     works = {"gfl": detect}
     works |= {n: partial(_in_half, setting, partial(m, pictures)) for n, m in others.items()}
@@ -143,8 +141,8 @@ def _postprocess(setting: Setting, ours: Detector, config, images: int) -> list[
     some, all_pass = _some_candidates(grid, config, images), _random(grid, config, images)
     works = {
         "forward": lambda: network() and None,
-        "usual": lambda: usual(some, batch.metas) and None,
-        "worst": lambda: worst(all_pass, batch.metas) and None,
+        "usual": lambda: usual(some, batch.metas, device="cpu") and None,
+        "worst": lambda: worst(all_pass, batch.metas, device="cpu") and None,
     }
     spreads = interleaved(works, setting.repeats, setting.warmup, setting.device)
     forward = spreads["forward"].times(1000)

@@ -161,7 +161,6 @@ def works(options: dict) -> tuple:
         return ((images - mean) / std).contiguous(memory_format=layout)
 
     def train():
-        model.train()
         optimizer.zero_grad(set_to_none=True)
         with half():
             losses = model.loss(normalized(pictures, layout), samples)
@@ -175,14 +174,17 @@ def works(options: dict) -> tuple:
 
     @torch.inference_mode()
     def infer():
-        model.eval()
         with half():
             model.bbox_head(model.extract_feat(one))
 
+    def seconds(work, is_training, layout):
+        model.train(is_training).to(memory_format=layout)
+        return timed(work, device)
+
     versions = {"mmdet": mmdet.__version__, "torch": torch.__version__}
     return versions, {
-        "train": lambda: timed(train, device),
-        "infer": lambda: timed(infer, device),
+        "train": lambda: seconds(train, True, layout),
+        "infer": lambda: seconds(infer, False, torch.channels_last),
     }
 
 

@@ -1,13 +1,18 @@
 """All figures, one after the other."""
 
+import gc
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
 
 from gfl.benchmark.coco_speed import coco_speed
 from gfl.benchmark.inference import inference
 from gfl.benchmark.light import light_family
 from gfl.benchmark.memory import memory
 from gfl.benchmark.onnx_latency import onnx_latency
+from gfl.benchmark.options import step_and_forward_options
 from gfl.benchmark.peer import Peer, PeerMissing, peer_note
 from gfl.benchmark.pipeline import data_pipeline
 from gfl.benchmark.record import Record, not_measured
@@ -27,12 +32,13 @@ FIGURES: dict[str, Callable[..., list[Record]]] = {
     "eval": coco_speed,
     "start": start,
     "memory": memory,
+    "options": step_and_forward_options,
     "scaling": scaling,
     "onnx": onnx_latency,
     "light": light_family,
 }
 # Minutes long, or of interest to few: measured when named.
-ON_REQUEST = ("scaling", "onnx", "light")
+ON_REQUEST = ("options", "scaling", "onnx", "light")
 WITH_PEER = ("train", "infer")
 
 
@@ -49,7 +55,7 @@ def benchmark(
         say: takes progress.
 
     Returns:
-        {"environment": {...}, "setting": {...}, "records": [`Record.to_dict()`, ...]}.
+        {"environment": {...}, "setting": its attributes, "records": [`Record.to_dict()`, ...]}.
 
     Raises:
         UserError: a figure that does not exist, or a peer that can not be started.
@@ -69,13 +75,7 @@ def benchmark(
         raise
     return {
         "environment": where,
-        "setting": {
-            "device": setting.device,
-            "size": list(setting.size),
-            "batch": setting.batch,
-            "backbone": setting.backbone,
-            "precision": setting.precision,
-        },
+        "setting": asdict(setting),
         "records": _plain(records),
     }
 
@@ -110,9 +110,20 @@ def _add_figures(
                 peer.close()
                 peer = None
                 records += _measured(name, setting, peer)
+            _release_memory(setting)
+            if peer is not None and name == WITH_PEER[-1]:
+                peer.close()
+                peer = None
     finally:
         if peer is not None:
             peer.close()
+
+
+def _release_memory(setting: Setting) -> None:
+    """Give back what a figure held: the next may measure in processes of its own."""
+    gc.collect()
+    if setting.device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _measured(name: str, setting: Setting, *peer: Peer | None) -> list[Record]:

@@ -39,6 +39,8 @@ def scaling(setting: Setting) -> list[Record]:
         }
         spreads = interleaved(works, setting.repeats, setting.warmup)
         traffic = together.ask("traffic")
+    except ProcessEnded as error:
+        return [not_measured(FIGURE, f"{PROCESSES} processes", str(error))]
     finally:
         for group in groups:
             group.close()
@@ -68,6 +70,10 @@ def scaling(setting: Setting) -> list[Record]:
             note=calls,
         ),
     ]
+
+
+class ProcessEnded(RuntimeError):
+    """One of those that train together has ended; it said why on stderr."""
 
 
 class _Group:
@@ -123,7 +129,7 @@ class _Group:
         for line in process.stdout:
             if line.startswith("gfl-scaling "):
                 return json.loads(line.removeprefix("gfl-scaling "))
-        raise RuntimeError(f"a process of the figure ended with status {process.wait()}")
+        raise ProcessEnded(f"a process of the figure ended with status {process.wait()}")
 
 
 def _environments(count: int) -> list[dict[str, str]]:

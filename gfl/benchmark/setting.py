@@ -105,12 +105,10 @@ class Setting:
 
     @property
     def is_stated(self) -> bool:
-        """Whether goals of overhead were stated for this network, size and batch."""
+        """Whether goals of overhead were stated for this network, size, batch and precision."""
         stated = DEFAULTS[self.device]
-        return self.backbone == "resnet50" and (self.size, self.batch) == (
-            stated["size"],
-            stated["batch"],
-        )
+        keys = ("size", "batch", "precision")
+        return self.backbone == "resnet50" and all(getattr(self, k) == stated[k] for k in keys)
 
     @property
     def layout(self) -> torch.memory_format:
@@ -119,7 +117,8 @@ class Setting:
 
     def __str__(self) -> str:
         height, width = self.size
-        return f"{self.backbone}, {height} x {width}, batch {self.batch}, {self.precision}"
+        words = [self.backbone, f"{height} x {width}", f"batch {self.batch}", self.precision]
+        return ", ".join(words + ["channels last"] * self.channels_last)
 
 
 def setting(device: str | None = None, **given) -> Setting:
@@ -132,8 +131,13 @@ def setting(device: str | None = None, **given) -> Setting:
     return Setting(device, **values)
 
 
-def detector_config(setting: Setting) -> Config:
-    """The recipe's network and step: frozen statistics and first stage; weights stay random."""
+def detector_config(setting: Setting, **train) -> Config:
+    """The recipe's network and step: frozen statistics and first stage; weights stay random.
+
+    Args:
+        setting: network, batch, precision.
+        train: keys of the config's `train` section.
+    """
     return parse_config(
         {
             "model": {"backbone": {"name": setting.backbone}},
@@ -143,6 +147,7 @@ def detector_config(setting: Setting) -> Config:
                 "lr": 0.00001,
                 "precision": setting.precision,
                 "channels_last": setting.channels_last,
+                **train,
             },
             "device": setting.device,
         }
@@ -158,7 +163,8 @@ def environment(setting: Setting) -> dict:
     cuda = setting.device == "cuda"
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        **({"GPU": torch.cuda.get_device_name(), **_cuda_versions()} if cuda else {}),
+        "processor": _processor(),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -178,6 +184,10 @@ def environment(setting: Setting) -> dict:
             if _is_installed(name)
         },
     }
+
+
+def _cuda_versions() -> dict:
+    return {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
 
 
 def _is_installed(name: str) -> bool:

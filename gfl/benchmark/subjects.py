@@ -12,8 +12,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from gfl import build
 from gfl.benchmark.setting import NUM_CLASSES, OBJECTS, Setting, detector_config
+from gfl.engine.compiled import Programs
 from gfl.engine.precision import PRECISIONS
 from gfl.engine.train import train_step
+from gfl.models.folding import cast_convolutions
+from gfl.predictor import Detector
 from gfl.structures import Batch, ImageMeta, Targets
 
 RIVALS = {"torchvision FCOS": FCOS, "torchvision RetinaNet": RetinaNet}
@@ -55,22 +58,38 @@ def half(setting: Setting):
     )
 
 
+def our_detector(setting: Setting, compile: bool | str = False) -> Detector:
+    """As `gfl.load` makes it, with random weights, in the setting's precision."""
+    config = detector_config(setting)
+    torch.manual_seed(0)
+    model = build.build_model(config, NUM_CLASSES, load_pretrained=False)
+    names = tuple(str(number) for number in range(NUM_CLASSES))
+    ids = tuple(range(NUM_CLASSES))
+    detector = Detector(model, config, names, ids, setting.device, compile=compile)
+    if setting.precision != "fp32":
+        cast_convolutions(detector.model, PRECISIONS[setting.precision])
+    return detector
+
+
 class Training:
     """Our training step, the very function of the loop, and its parts.
 
     Args:
         setting: network, size, batch, device.
+        train: keys of the config's `train` section, such as compile.
     """
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting, **train):
         self.setting = setting
-        config = detector_config(setting)
+        config = detector_config(setting, **train)
         torch.manual_seed(0)
         device = torch.device(setting.device)
         self.state = build.build_state(config, NUM_CLASSES, 1000, device, load_pretrained=False)
         self.state.model.train()
-        self.network: nn.Module = self.state.model  # or DDP around it
-        self.criterion = build.build_criterion(config)
+        criterion = build.build_criterion(config)
+        programs = Programs(self.state.model, criterion, device, config.train.compile)
+        self.network: nn.Module = programs.network  # or DDP around it
+        self.criterion = programs.criterion
         self.normalize = build.build_normalize(config, device)
         self.options = build.build_loop_options(config, 1000)
         self.batch = random_batch(setting)
@@ -133,9 +152,8 @@ def rival(
         returned_layers=[2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),
     )
-    # `_skip_resize` holds in training alone; in testing the bounds make it keep the size.
-    bounds = {"min_size": min(setting.size), "max_size": max(setting.size)}
-    model = RIVALS[name](backbone, NUM_CLASSES, _skip_resize=True, **bounds)
+    model = RIVALS[name](backbone, NUM_CLASSES)
+    model.transform.resize = lambda image, target=None: (image, target)
     return model.to(setting.device, memory_format=layout)
 
 

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import torch
 
 from gfl.build.augment import build_augment, build_factors
 from gfl.build.tiles import build_tile_views, build_tiles
@@ -11,7 +12,7 @@ from gfl.data.loader import BatchLoader, TransformedDataset
 from gfl.data.picture_cache import CachedDataset
 from gfl.data.sampler import EvalSampler, TrainSampler
 from gfl.data.transforms import Transform, resized_size
-from gfl.distributed import local_device, rank, world_size
+from gfl.distributed import rank, world_size
 from gfl.errors import UserError
 from gfl.schema import Config
 
@@ -71,7 +72,7 @@ def build_train_loader(config: Config, dataset, stand_in: bool = False):
         whole = CachedDataset(whole, data.cache, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         dataset = whole if data.tiles is None else dataset.reading(whole)
     samples = TransformedDataset(dataset, transform, composed, data.reduced_decoding, stand_in)
-    return BatchLoader(samples, sampler, data.workers)
+    return BatchLoader(samples, sampler, data.workers, pinned=_feeds_gpu(config))
 
 
 def build_eval_loader(
@@ -109,7 +110,11 @@ def build_eval_loader(
         pictures,
     )
     samples = TransformedDataset(dataset, transform)
-    return BatchLoader(samples, sampler, config.data.workers, new_join)
+    return BatchLoader(samples, sampler, config.data.workers, new_join, _feeds_gpu(config))
+
+
+def _feeds_gpu(config: Config) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()
 
 
 def _resizes_on_device(config: Config, sizes: np.ndarray, composed) -> bool:
@@ -124,7 +129,7 @@ def _resizes_on_device(config: Config, sizes: np.ndarray, composed) -> bool:
     data = config.data
     if data.resize_on_device is not None:
         return data.resize_on_device
-    if local_device(config.device).type == "cpu" or composed is not None or data.augment.color > 0:
+    if not _feeds_gpu(config) or composed is not None or data.augment.color > 0:
         return False
     short, long = data.train_size.short_range[1], data.train_size.long
     factors = np.minimum(short / sizes.min(1), long / sizes.max(1))

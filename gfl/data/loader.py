@@ -139,6 +139,7 @@ class BatchLoader(DataLoader):
         sampler: lists of keys; kept as `batch_sampler`.
         workers: number of processes, 0 for none.
         new_join: makes what joins the detections of tiles, for one pass; see `detect`.
+        pinned: put batches into memory from which a GPU fetches them by itself.
 
     Attributes:
         watch: is shown each batch, if it is there; see `gfl.data.stand_ins`.
@@ -153,6 +154,7 @@ class BatchLoader(DataLoader):
         sampler: Iterable[list[SampleKey]],
         workers: int,
         new_join: Callable[[], Callable] | None = None,
+        pinned: bool = False,
     ):
         self.new_join = new_join
         self.watch: Callable[[Batch | NativeBatch], None] | None = None
@@ -161,7 +163,7 @@ class BatchLoader(DataLoader):
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_collate_or_error,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
             persistent_workers=workers > 0,
             worker_init_fn=_prepare_worker,
             # Samples do not use it; without it each pass would advance the global random state,

@@ -59,10 +59,8 @@ def detect(
             batch = given.to(device, non_blocking=True)
             predictions = model(normalize(batch.images, batch.input_sizes))
             highest = torch.maximum(highest, postprocess.detection_scores(predictions).max())
-            for meta, detections in zip(
-                batch.metas, postprocess(predictions, batch.metas), strict=True
-            ):
-                detections = detections.to("cpu")
+            of_batch = postprocess(predictions, batch.metas, device="cpu")
+            for meta, detections in zip(batch.metas, of_batch, strict=True):
                 if mirrored:
                     detections = detections.mirrored(meta.original_size[1])
                 found |= join(meta.image_id, detections)

@@ -20,6 +20,16 @@ class _Tracer(fx.Tracer):
         return isinstance(module, DeformableConv2d) or super().is_leaf_module(module, name)
 
 
+def cast_convolutions(network: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the weights of plain convolutions in the type that autocast would cast them to.
+
+    It does so in each forward, for a shared head at each level; the outputs are the same bits.
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv2d:
+            module.to(dtype)
+
+
 @torch.no_grad()
 def folded(backbone: nn.Module) -> nn.Module:
     """A copy in eval mode that has the batch norms inside its convolutions.
