@@ -539,6 +539,15 @@ def test_messy_images_too_many_to_go_on(folder):
     values["images"] += [{**values["images"][0], "id": i, "file_name": f"{i}"} for i in (1, 2, 3)]
     message = refusal(folder, values)
     assert "3 of 5 images" in message and "data.max_skipped" in message
+    for entry in values["images"][1:]:
+        entry.update(file_name=f"{entry['id']}.png", width=None)
+    assert "4 of 5 images" in refusal(folder, values, missing_size="skip")
+
+
+def test_messy_image_listed_again_is_no_image_that_is_lost(folder):
+    values = content()
+    values["images"] += [values["images"][0]] * 4
+    assert len(load(folder, values)) == 2
 
 
 # Places
@@ -797,6 +806,16 @@ def test_messy_areas_of_converted_files_are_those_of_the_boxes(folder, kind):
     dataset = load(folder, content(*entries), **{kind: "repair"})
     areas = [entry["area"] for entry in truth_of(dataset).dataset["annotations"]]
     assert areas == pytest.approx([w * h for *_, w, h in BOXES])
+
+
+def test_messy_areas_of_fractions_that_are_pixels_already_stay(folder):
+    entry = {"id": 1, "image_id": 10, "category_id": 3, "bbox": [0.1, 0.1, 0.2, 0.2]}
+    areas = ({"area": 80}, {"area": 0.04}, {})
+    entries = [{**entry, "id": i, **area} for i, area in enumerate(areas, start=1)]
+    dataset = load(folder, content(*entries), normalised_file="repair")
+    found = [entry["area"] for entry in truth_of(dataset).dataset["annotations"]]
+    # 0.04 of 60 x 40 pixels, and 12 x 8 pixels where no area is stated.
+    assert found == pytest.approx([80, 96, 96])
 
 
 def test_messy_three_boxes_that_reach_out_are_no_file_of_corners(folder):

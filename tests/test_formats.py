@@ -1,6 +1,7 @@
 """COCO, VOC and YOLO folders of the same data; classes and splits chosen in the config."""
 
 import json
+import os
 import random
 import re
 
@@ -10,8 +11,11 @@ from builders import tiny_values, write_coco, write_formats
 import gfl
 from gfl.build import build_dataset
 from gfl.config import parse_config
-from gfl.data.dataset import DetectionDataset
+from gfl.data.coco_layout import find_coco
+from gfl.data.dataset import CocoDataset, DetectionDataset
 from gfl.data.findings import Findings
+from gfl.data.layout import find_format
+from gfl.data.voc import read_voc
 from gfl.data.yolo import YoloFolder
 from gfl.errors import UserError
 
@@ -420,3 +424,120 @@ def test_yolo_labels_take_the_place_of_the_last_folder_named_images(folders):
         (yolo / kind / "train").rename(yolo / "images" / "more" / kind)
     rewrite(yolo, "names: [disc, square]\ntrain: images/more/images\n")
     assert len(dataset_of(yolo, "yolo")[0].boxes) == 2
+
+
+# Images that are lost with their annotation file
+
+
+def lose_annotations(folders, format: str, count: int) -> None:
+    """Cut off the annotation files of the first images of train."""
+    place = {"voc": "Annotations", "yolo": "labels/train"}[format]
+    for path in sorted((folders[format] / place).glob("train_*"))[:count]:
+        path.write_bytes(b"\xff<annotation>")
+
+
+@pytest.mark.parametrize("format", ["voc", "yolo"])
+def test_images_whose_annotation_file_is_lost_count_as_left_out(folders, format):
+    lose_annotations(folders, format, 4)
+    with pytest.raises(UserError, match=r"4 of 6 images of .* data\.max_skipped"):
+        dataset_of(folders[format], format)
+    with pytest.raises(UserError, match=r"4 of 6 images"):
+        dataset_of(folders[format], format, classes=["disc"])
+    assert len(dataset_of(folders[format], format, max_skipped=0.7)) == 2
+
+
+def test_images_whose_annotation_file_is_missing_count_as_left_out(folders):
+    names = folders["voc"] / "ImageSets" / "Main" / "train.txt"
+    names.write_text(names.read_text() + "".join(f"nowhere_{i}\n" for i in range(7)))
+    with pytest.raises(UserError, match=r"7 of 13 images of .* data\.max_skipped"):
+        dataset_of(folders["voc"], "voc")
+
+
+def test_parts_of_a_set_have_its_share_of_lost_images(folders):
+    """9 images of which 3 are left, 2 for train and 1 for val."""
+    voc = folders["voc"]
+    for path in (voc / "ImageSets" / "Main").iterdir():
+        path.unlink()
+    lose_annotations(folders, "voc", 6)
+    for part, said in (("train", "4 of 6"), ("val", "2 of 3")):
+        with pytest.raises(UserError, match=f"{said} images"):
+            dataset_of(voc, "voc", part, val_fraction=0.34)
+        assert len(dataset_of(voc, "voc", part, val_fraction=0.34, max_skipped=0.7)) > 0
+    with pytest.raises(UserError, match="4 of 6 images"):
+        dataset_of(voc, "voc", overfit=2)
+
+
+# Links and places
+
+
+def test_yolo_links_lead_to_each_folder_once(folders):
+    """Links come last: labels lie where the folder itself is."""
+    images = folders["yolo"] / "images" / "train"
+    (images / "loop").symlink_to(".")
+    (images / "a_link").symlink_to("real")
+    (images / "real").mkdir()
+    (folders["yolo"] / "labels" / "train" / "real").mkdir()
+    for kind, ending in (("images", "png"), ("labels", "txt")):
+        place = folders["yolo"] / kind / "train"
+        (place / f"train_1.{ending}").rename(place / "real" / f"train_1.{ending}")
+    dataset = dataset_of(folders["yolo"], "yolo")
+    assert len(dataset) == 6 and dataset.findings == ()
+    assert dataset.report["objects"] == 12
+    assert sum("a_link" in name for name in names_of(dataset)) == 0
+
+
+@pytest.mark.parametrize("line", [".", "./", "\\"])
+def test_yolo_line_that_is_a_folder_is_a_missing_image(folders, line):
+    yolo = rewrite(folders["yolo"], "names: [disc, square]\ntrain: train.txt\n")
+    (yolo / "train.txt").write_text(f"{line}\nimages/train/train_1.png\n")
+    dataset = dataset_of(yolo, "yolo", policy={"unsafe_path": "skip"})
+    assert len(dataset) == 1 and len(dataset[0].boxes) == 2
+
+
+def test_yolo_line_that_is_the_root_of_all_is_outside(folders):
+    yolo = rewrite(folders["yolo"], "names: [disc, square]\ntrain: train.txt\n")
+    (yolo / "train.txt").write_text("/\nimages/train/train_1.png\n")
+    with pytest.raises(UserError, match="outside their image folder"):
+        dataset_of(yolo, "yolo")
+
+
+def read_at(place, kind: str, folders) -> None:
+    """Read a place as a setting of that kind."""
+    {
+        "auto": lambda: find_format(place),
+        "coco": lambda: find_coco(place, "train"),
+        "images": lambda: CocoDataset([(place, folders["coco"] / "annotations" / "train.json")]),
+        "json": lambda: CocoDataset([(folders["coco"] / "images", place)]),
+        "voc": lambda: read_voc(place, "train", Findings()),
+        "yolo": lambda: YoloFolder(place).read("train", Findings()),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["auto", "coco", "images", "json", "voc", "yolo"])
+def test_a_place_whose_name_is_too_long_is_refused(folders, kind):
+    with pytest.raises(UserError, match="x{300}"):
+        read_at(folders["coco"] / ("x" * 300), kind, folders)
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
+@pytest.mark.parametrize(
+    ("kind", "format", "closed", "words"),
+    [
+        ("auto", "voc", "", "cannot read folder .*: Permission denied"),
+        ("coco", "coco", "", "no COCO annotations"),
+        ("images", "coco", "images", "none of the 6 images"),
+        ("voc", "voc", "", "has no Annotations"),
+        ("voc", "voc", "Annotations", "cannot read folder .*Annotations: Permission denied"),
+        ("voc", "voc", "JPEGImages", "cannot read folder .*JPEGImages: Permission denied"),
+        ("yolo", "yolo", "", "cannot read .*data.yaml: Permission denied"),
+        ("yolo", "yolo", "images/train", "cannot read folder .*train: Permission denied"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_refused(folders, kind, format, closed, words):
+    closed = folders[format] / closed
+    closed.chmod(0)
+    try:
+        with pytest.raises(UserError, match=words):
+            read_at(closed if kind == "images" else folders[format], kind, folders)
+    finally:
+        closed.chmod(0o700)

@@ -1,5 +1,7 @@
 """Data sets of a program: items alone are enough, and numbers are those of the same files."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -89,6 +91,8 @@ IMAGE = picture(8, 8)
         ((IMAGE, []), "is a tuple, expected"),
         ((IMAGE[..., 0], [], []), r"an image of shape \(8, 8\)"),
         ((IMAGE.astype(np.float32), [], []), "float32, expected"),
+        ((picture(0, 60), [], []), r"shape \(0, 60, 3\), expected a height and width of 1 or more"),
+        ((picture(60, 0), [], []), r"shape \(60, 0, 3\), expected a height"),
         ((IMAGE, [[0, 0, 4, 4]], []), "1 boxes and 0 labels"),
         ((IMAGE, [[4, 0, 4, 4]], [0]), "boxes without an area"),
         ((IMAGE, [], [], [[4, 0, 0, 4]]), "boxes without an area"),
@@ -132,6 +136,33 @@ def test_data_sets_that_are_none_are_refused():
         completed(Items([(IMAGE, [], [])], class_names=("a", "b"), category_ids=(1,)))
     with pytest.raises(UserError, match="has no item"):
         completed(Items([], class_names=("a",), category_ids=(1,), sizes=np.zeros((0, 2))))
+
+
+@pytest.mark.parametrize("ids", [np.array([7, 3]), torch.tensor([7, 3]), [7.0, np.int64(3)]])
+def test_category_ids_become_plain_ints(ids):
+    own = OwnDataset(
+        Items([(IMAGE, [[0, 0, 4, 4]], [1])], class_names=("a", "b"), category_ids=ids)
+    )
+    assert own.category_ids == (7, 3) and json.dumps(own.category_ids) == "[7, 3]"
+    assert json.loads(json.dumps(own.ground_truth().dataset))["annotations"][0]["category_id"] == 3
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (("1", "2"), "1 is no whole number"),
+        (("cat", "dog"), r"are \('cat', 'dog'\) .*expected a whole number for each class"),
+        ((1, 2.5), "2.5 is no whole number"),
+        ((1, None), "expected a whole number for each class"),
+        ((1, 2**70), "expected a whole number for each class"),
+        (None, "are None .*expected a whole number for each class"),
+        ((4, 4), r"are \[4, 4\], expected another for each class"),
+    ],
+)
+def test_category_ids_that_are_none_are_refused(ids, message):
+    items = Items([(IMAGE, [], [])], class_names=("a", "b"), category_ids=ids)
+    with pytest.raises(UserError, match=message):
+        completed(items)
 
 
 def test_an_item_that_can_not_be_read_is_named():

@@ -1,5 +1,6 @@
 """Data sets and batches from a config."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -81,7 +82,7 @@ def has_split(data: Data, split: str) -> bool:
         return split in coco_splits(Path(data.path))
     if data.format == "yolo":
         return YoloFolder(Path(data.path)).entries[split] is not None
-    return voc_list(Path(data.path), split).exists()
+    return os.path.exists(voc_list(Path(data.path), split))
 
 
 def count_listed(config: Config, split: str) -> int:
@@ -170,7 +171,7 @@ def _read(data: Data, split: str, findings: Findings) -> list[Listing]:
     if data.format == "coco":
         if getattr(data, split) is None and data.path and not coco_splits(Path(data.path)):
             for mark, other in (("data.yaml", "yolo"), ("Annotations", "voc")):
-                if (Path(data.path) / mark).exists():
+                if os.path.exists(Path(data.path) / mark):
                     raise UserError(f"{data.path} holds {mark}: set data.format={other}.")
         return [
             read_coco_json(

@@ -118,7 +118,8 @@ class _Work:
             detail = f"{normalised.sum()} of {total} boxes are within 0..{FRACTION}"
             if self.findings.add("normalised_file", self.listing.origin, detail):
                 self.xywh[normalised] *= np.tile(self.limits, 2)[normalised]
-                self.area[normalised] *= self.limits[normalised].prod(1)
+                fractions = normalised & (self.area <= 1)  # others are in pixels already
+                self.area[fractions] *= self.limits[fractions].prod(1)
             return
         corner, side = self.xywh[:, :2], self.xywh[:, 2:]
         ordered = (side > corner) & (side <= self.limits + ROUNDING) & (corner >= 0)

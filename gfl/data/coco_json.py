@@ -46,7 +46,8 @@ def read_coco_json(
             more = {"segmentation": entry.get("segmentation")} if masks else {}
             objects.append(found._replace(**more))
     count = len(content["annotations"])
-    return Listing(str(json_file), folder, categories, images, objects, count)
+    num_listed = len({read_whole(entry["id"])[0] for entry in content["images"]})
+    return Listing(str(json_file), folder, categories, images, objects, count, num_listed)
 
 
 def _load(json_file: Path) -> object:

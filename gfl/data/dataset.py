@@ -32,6 +32,7 @@ class Sample:
         ignore_boxes: (m, 4) float32, crowd regions.
         image_id: the data set's own id.
         full_size: (h, w) that the boxes belong to, where `image` was decoded smaller than that.
+        shrink: how many times smaller, if by `read_image`: sides are rounded up.
     """
 
     image: np.ndarray
@@ -40,6 +41,7 @@ class Sample:
     ignore_boxes: np.ndarray
     image_id: int
     full_size: tuple[int, int] | None = None
+    shrink: int = 1
 
 
 class DetectionDataset:
@@ -97,7 +99,7 @@ class DetectionDataset:
         id_of = {name: category_id for category_id, name in listings[0].categories.items()}
         self.category_ids = tuple(id_of[name] for name in self.class_names)
         images = [image for part in sets for image in part.images]
-        listed = sum(len(listing.images) for listing in listings)
+        listed = sum(listing.num_listed for listing in listings)
         if listed - len(images) > max_skipped * listed:
             raise UserError(
                 f"{listed - len(images)} of {listed} images of {', '.join(self.origins)} can not "
@@ -127,7 +129,7 @@ class DetectionDataset:
 
     def read(self, index: int, shrink: int = 1) -> Sample:
         """As `self[index]`, its picture from `picture`."""
-        return self.sample(index, self.picture(index, shrink))
+        return self.sample(index, self.picture(index, shrink), shrink)
 
     def picture(self, index: int, shrink: int = 1, out: np.ndarray | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB from its file, see `read_image`."""
@@ -143,15 +145,15 @@ class DetectionDataset:
             "when the data set was read: it must not change in between."
         )
 
-    def sample(self, index: int, image: np.ndarray) -> Sample:
-        """What belongs to a picture that is at hand."""
+    def sample(self, index: int, image: np.ndarray, shrink: int = 1) -> Sample:
+        """What belongs to a picture that is at hand, from `picture` with the same `shrink`."""
         rows = slice(self._first[index], self._first[index + 1])
         boxes, labels, crowd = self._boxes[rows], self._labels[rows], self._crowd[rows]
         objects, regions = self._trained[rows] & ~crowd, self._trained[rows] & crowd
         own = tuple(self.sizes[index].tolist())
-        full_size = None if image.shape[:2] == own else own
+        smaller = () if image.shape[:2] == own else (own, shrink)
         image_id = int(self.image_ids[index])
-        return Sample(image, boxes[objects], labels[objects], boxes[regions], image_id, full_size)
+        return Sample(image, boxes[objects], labels[objects], boxes[regions], image_id, *smaller)
 
     def path(self, index: int) -> str:
         """Its image file."""

@@ -73,7 +73,9 @@ def read_image(path: str, shrink: int = 1, out: np.ndarray | None = None) -> np.
 
     Args:
         path: the file.
-        shrink: 2, 4 or 8 decodes JPEG files, unless CMYK, that many times smaller: it is faster.
+        shrink: 2, 4 or 8 decodes JPEG files that many times smaller: it is faster. Not those of
+            CMYK, nor pictures to be turned of which the last pixels would be rounded up: these
+            would come first.
         out: contiguous (H, W, 3) uint8 that gets the picture and is returned, if it is of that
             size; another picture is returned as it is.
 
@@ -139,9 +141,11 @@ def _decode(content: bytes, name: str, shrink: int, out: np.ndarray | None) -> n
     if header.format in JPEG_FORMATS and jpeg_lacks_end(content):
         content = _completed_jpeg(content, name)
     if header.format in OPENCV_FORMATS and header.mode != "CMYK":
-        image = _opencv(content, shrink if header.format in JPEG_FORMATS else 1)
+        orientation = exif_orientation(header, content)
+        is_even = orientation not in _TURNS or all(side % shrink == 0 for side in header.size)
+        image = _opencv(content, shrink if header.format in JPEG_FORMATS and is_even else 1)
         if image is not None:
-            return _upright(image, exif_orientation(header, content))
+            return _upright(image, orientation)
     picture = Image.open(io.BytesIO(content))
     picture.seek(0)
     return picture_to_rgb(picture, name)

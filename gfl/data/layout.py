@@ -1,8 +1,10 @@
 """Which of the known layouts a folder has: `data.format: auto`."""
 
+import os
 from pathlib import Path
 
 from gfl.data.coco_layout import coco_splits, in_words
+from gfl.data.locate import names_in
 from gfl.errors import UserError, some
 
 # What tells each, in words.
@@ -25,9 +27,9 @@ def find_format(folder: Path) -> str:
     Raises:
         UserError: it does not exist, or holds none or several of the three.
     """
-    if folder.is_file() and folder.suffix in (".yaml", ".yml"):
+    if os.path.isfile(folder) and folder.suffix in (".yaml", ".yml"):
         return "yolo"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(
             f"data.path {folder} is no folder: expected one in COCO, VOC or YOLO layout "
             "(docs/data.md)."
@@ -36,8 +38,8 @@ def find_format(folder: Path) -> str:
         name
         for name, is_there in (
             ("coco", bool(coco_splits(folder))),
-            ("voc", any((folder / "Annotations").glob("*.xml"))),
-            ("yolo", (folder / "data.yaml").is_file()),
+            ("voc", any(name.endswith(".xml") for name in names_in(folder / "Annotations"))),
+            ("yolo", os.path.isfile(folder / "data.yaml")),
         )
         if is_there
     ]
@@ -51,6 +53,6 @@ def find_format(folder: Path) -> str:
     raise UserError(
         f"{folder} has none of {in_words('train')} (COCO), {MARKS['voc']} (VOC), {MARKS['yolo']} "
         "(YOLO): expected a folder in one of these layouts (docs/data.md), found "
-        f"{some(sorted(path.name for path in folder.iterdir()))}. Another layout is named split by "
-        "split: data.train.images, data.train.annotations."
+        f"{some(names_in(folder))}. Another layout is named split by split: "
+        "data.train.images, data.train.annotations."
     )

@@ -48,6 +48,7 @@ class Listing:
         images: those of this source; ids are distinct.
         objects: of known images and categories.
         num_annotations: how many were listed, whether legible or not.
+        num_listed: images that were listed, also those whose annotations can not be read.
         relative: boxes are fractions of width and height.
     """
 
@@ -57,6 +58,7 @@ class Listing:
     images: list[ListedImage]
     objects: list[ListedObject]
     num_annotations: int
+    num_listed: int
     relative: bool = False
     _names: dict[int, str] = field(default_factory=dict)
 

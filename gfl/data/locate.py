@@ -3,6 +3,9 @@
 import os
 import stat
 from pathlib import Path
+from typing import NoReturn
+
+from gfl.errors import UserError
 
 
 class ImageFolder:
@@ -57,3 +60,24 @@ class ImageFolder:
         if name in ("", ".", "..") or os.path.islink(real):
             real = os.path.realpath(real)
         return os.path.commonpath((real, self._root)) == self._root
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, sorted; nothing where it is none.
+
+    Raises:
+        UserError: it can not be read.
+    """
+    if not os.path.isdir(folder):
+        return []
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise_unreadable(error)
+
+
+def raise_unreadable(error: OSError) -> NoReturn:
+    """Raise the `UserError` of a folder that can not be listed."""
+    raise UserError(
+        f"cannot read folder {error.filename}: {error.strerror}. Name one that can be listed."
+    ) from None

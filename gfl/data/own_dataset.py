@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 
 from gfl.data.coco_truth import coco_of
 from gfl.data.dataset import Sample
-from gfl.errors import UserError
+from gfl.errors import UserError, some
 
 # Where a data set has these, and gives `Sample`s, it is used as it is; for evaluation it needs the
 # second too.
@@ -102,7 +102,7 @@ class OwnDataset:
                 f"{len(self.class_names) - 1} ({', '.join(self.class_names)})."
             )
         counted = range(1, len(self.class_names) + 1)
-        self.category_ids = tuple(getattr(dataset, "category_ids", counted))
+        self.category_ids = _distinct_ids(getattr(dataset, "category_ids", counted))
         if len(self.category_ids) != len(self.class_names):
             raise UserError(
                 f"the data set has {len(self.category_ids)} category_ids and "
@@ -178,9 +178,9 @@ def as_sample(item, index: int) -> Sample:
     Raises:
         UserError: it is none.
     """
-    full_size = None
+    smaller = ()
     if isinstance(item, Sample):
-        full_size = item.full_size
+        smaller = (item.full_size, item.shrink)
         item = (item.image, item.boxes, item.labels, item.ignore_boxes, item.image_id)
     if not isinstance(item, tuple | list) or not 3 <= len(item) <= 5:
         raise UserError(
@@ -196,7 +196,7 @@ def as_sample(item, index: int) -> Sample:
             _whole(labels).reshape(-1),
             _rows(regions),
             int(_whole(rest[1])) if len(rest) > 1 else index + 1,
-            full_size,
+            *smaller,
         )
     except (TypeError, ValueError) as error:
         raise UserError(
@@ -225,11 +225,29 @@ def _whole(numbers) -> np.ndarray:
     return whole
 
 
+def _distinct_ids(category_ids) -> tuple[int, ...]:
+    """Plain ints, as JSON needs them."""
+    try:
+        ids = tuple(_whole(tuple(category_ids)).reshape(-1).tolist())
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"category_ids of the data set are {category_ids!r:.200} ({error}), expected a whole "
+            "number for each class."
+        ) from error
+    if len(set(ids)) < len(ids):
+        raise UserError(
+            f"category_ids of the data set are {some(ids)}, expected another for each class."
+        )
+    return ids
+
+
 def _check(sample: Sample, index: int) -> None:
     image, labels = sample.image, sample.labels
     boxes = np.concatenate((sample.boxes, sample.ignore_boxes))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         wrong = f"an image of shape {image.shape} and type {image.dtype}, expected (H, W, 3) uint8"
+    elif not image.size:
+        wrong = f"an image of shape {image.shape}, expected a height and width of 1 or more"
     elif len(sample.boxes) != len(labels):
         wrong = f"{len(sample.boxes)} boxes and {len(labels)} labels, expected as many"
     elif not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():

@@ -51,11 +51,18 @@ def _name(image: ListedImage) -> str:
 
 
 def _with_images(listing: Listing, is_taken: Callable[[str], bool]) -> Listing:
-    """What a listing says of the images whose names are taken."""
+    """What a listing says of the images whose names are taken; the share of lost ones stays."""
     images = [image for image in listing.images if is_taken(_name(image))]
     ids = {image.id for image in images}
     objects = [entry for entry in listing.objects if entry.image_id in ids]
-    return replace(listing, images=images, objects=objects, num_annotations=len(objects))
+    num_listed = round(listing.num_listed * len(images) / max(len(listing.images), 1))
+    return replace(
+        listing,
+        images=images,
+        objects=objects,
+        num_annotations=len(objects),
+        num_listed=num_listed,
+    )
 
 
 def _draw(name: str, seed: int) -> bytes:

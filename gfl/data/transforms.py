@@ -93,7 +93,10 @@ class Transform:
         original = sample.full_size or sample.image.shape[:2]
         size = self.input_size(original, key)
         scale = (size[1] / original[1], size[0] / original[0])
-        factors = np.array(scale * 2, np.float32)
+        seen = original
+        if sample.shrink > 1:  # sides were rounded up: the last pixels stand for more than there is
+            seen = tuple(side * sample.shrink for side in sample.image.shape[:2])
+        factors = np.array((size[1] / seen[1], size[0] / seen[0]) * 2, np.float32)
         boxes, ignore_boxes = sample.boxes * factors, sample.ignore_boxes * factors
         meta = ImageMeta(sample.image_id, original, size, scale)
         image = sample.image

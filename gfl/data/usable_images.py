@@ -50,7 +50,7 @@ def usable_images(
     Raises:
         UserError: the folder, or every file, is missing.
     """
-    if not listing.folder.is_dir():
+    if not os.path.isdir(listing.folder):
         raise UserError(
             f"image folder {listing.folder} does not exist: set data.path or images of the split."
         )

@@ -1,13 +1,14 @@
 """Reading Pascal VOC folders: Annotations/*.xml, JPEGImages/ or images/, ImageSets/Main/*.txt."""
 
 import math
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
 from gfl.data.findings import Findings
 from gfl.data.listing import ListedImage, ListedObject, Listing
-from gfl.data.locate import ImageFolder
+from gfl.data.locate import ImageFolder, names_in
 from gfl.data.numbers import read_number
 from gfl.errors import UserError
 
@@ -34,7 +35,8 @@ def voc_list(folder: Path, split: str) -> Path:
     """
     lists = folder / "ImageSets" / "Main"
     own, both = lists / f"{split}.txt", lists / "trainval.txt"
-    return both if split == "train" and both.exists() and not own.exists() else own
+    takes_both = split == "train" and os.path.exists(both) and not os.path.exists(own)
+    return both if takes_both else own
 
 
 def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
@@ -55,7 +57,7 @@ def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
         UserError: the layout is another one, or there is no class at all.
     """
     xml_folder = folder / "Annotations"
-    stems = sorted(path.stem for path in xml_folder.glob("*.xml"))
+    stems = sorted(Path(name).stem for name in names_in(xml_folder) if name.endswith(".xml"))
     if not stems:
         raise UserError(
             f"{folder} has no Annotations/*.xml: set data.path to a folder in VOC layout, or "
@@ -75,12 +77,12 @@ def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
     listed, objects = _entries(usable, _picture_names(usable, images, findings), id_of)
     count = sum(page.num_objects for page in usable.values())
     categories = {number: name for name, number in id_of.items()}
-    return Listing(str(xml_folder), images, categories, listed, objects, count)
+    return Listing(str(xml_folder), images, categories, listed, objects, count, len(chosen))
 
 
 def _image_folder(folder: Path) -> Path:
     for name in ("JPEGImages", "images"):
-        if (folder / name).is_dir():
+        if os.path.isdir(folder / name):
             return folder / name
     raise UserError(f"{folder} has neither JPEGImages/ nor images/: where are the pictures?")
 
@@ -97,7 +99,7 @@ def _picture_names(
 ) -> dict[str, str | None]:
     """The picture's file name of each page, by its stem; None where the page is left out."""
     files = ImageFolder(images)
-    by_stem = {path.stem: path.name for path in sorted(images.iterdir(), reverse=True)}
+    by_stem = {Path(name).stem: name for name in reversed(names_in(images))}
     names: dict[str, str | None] = {}
     for stem, page in pages.items():
         name = page.file_name

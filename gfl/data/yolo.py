@@ -9,7 +9,7 @@ import yaml
 from gfl.data.findings import Findings
 from gfl.data.image import IMAGE_ENDINGS
 from gfl.data.listing import ListedImage, ListedObject, Listing
-from gfl.data.locate import ImageFolder
+from gfl.data.locate import ImageFolder, raise_unreadable
 from gfl.data.numbers import read_number, read_whole
 from gfl.errors import UserError
 from gfl.yaml_text import parse_yaml
@@ -79,7 +79,9 @@ class YoloFolder:
                 entry = _read_row(row, place, image_id, self.names, findings)
                 objects += [entry] if entry else []
         origin = f"{self.file} ({split})"
-        return Listing(origin, self.root, self.names, images, objects, count, relative=True)
+        return Listing(
+            origin, self.root, self.names, images, objects, count, len(names), relative=True
+        )
 
     def _image_names(self, entry: object, split: str) -> list[str]:
         """File names of an entry of data.yaml, relative to the root."""
@@ -90,12 +92,7 @@ class YoloFolder:
             raise UserError(f"{self.file}: {split} is {entry!r}, expected a folder or a .txt list.")
         place = self._place(entry, split)
         if place.suffix != ".txt":
-            return [
-                os.path.relpath(os.path.join(parent, name), self.root)
-                for parent, _, names in os.walk(place, followlinks=True)
-                for name in names
-                if name.lower().endswith(IMAGE_ENDINGS)
-            ]
+            return [os.path.relpath(file, self.root) for file in _image_files(place)]
         try:
             lines = place.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -131,6 +128,28 @@ class YoloFolder:
         return beside if as_is == "missing_image" and files.find(beside)[1] is None else line
 
 
+def _image_files(folder: Path) -> list[str]:
+    """Those of a folder and all folders in it, each folder once; links come last.
+
+    Raises:
+        UserError: a folder can not be read.
+    """
+    found, seen, waiting = [], set(), [str(folder)]
+    while waiting:
+        for parent, folders, names in os.walk(waiting.pop(0), onerror=raise_unreadable):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            places = [os.path.join(parent, name) for name in folders]
+            waiting += [place for place in places if os.path.islink(place)]
+            images = [name for name in names if name.lower().endswith(IMAGE_ENDINGS)]
+            found += [os.path.join(parent, name) for name in images]
+    return found
+
+
 def _names(content: dict, file: Path) -> dict[int, str]:
     names = content.get("names")
     if isinstance(names, list):
@@ -152,7 +171,8 @@ def _names(content: dict, file: Path) -> dict[int, str]:
 
 def _label_name(name: str) -> str:
     """images/a/b.jpg to labels/a/b.txt: the last part "images" counts; without one, beside."""
-    parts = list(Path(name.replace("\\", "/")).with_suffix(".txt").parts)
+    stem, _ = os.path.splitext(name.replace("\\", "/"))
+    parts = list(Path(f"{stem}.txt").parts)
     for number in range(len(parts) - 2, -1, -1):
         if parts[number] == "images":
             parts[number] = "labels"
