@@ -1,6 +1,7 @@
 """Public mmdetection, GFocal and GFocalV2 checkpoints as ours: `convert`, `open_checkpoint`."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,8 @@ def open_checkpoint(path: str | Path) -> dict:
     Raises:
         UserError: see `load_checkpoint` and `convert`.
     """
-    if Path(path).suffix in (".onnx", ".pt2") and Path(path).is_file() and not is_checkpoint(path):
+    exported = Path(path).suffix in (".onnx", ".pt2")
+    if exported and os.path.isfile(path) and not is_checkpoint(path):
         use = ": gfl.load and gfl predict take it" if Path(path).suffix == ".onnx" else ""
         raise UserError(
             f"{path} is an exported network{use}; expected the checkpoint that it was made of "

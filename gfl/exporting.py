@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def _check_request(path: Path, form: str, opset: int | None) -> None:
     choose("form", form, FORMS)
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"--out is {path}: expected a name ending in .onnx or .pt2.")
-    if not path.resolve().parent.is_dir() or path.is_dir():
+    if not os.path.isdir(path.resolve().parent) or os.path.isdir(path):
         raise UserError(f"cannot write {path}: its folder does not exist, or it is one itself.")
     if opset is not None and (opset < 18 or not is_onnx):
         raise UserError(f"opset is {opset}: expected 18 or more, and an .onnx file.")
@@ -136,8 +137,7 @@ def _check_form(detector: Detector, form: str) -> None:
 
 
 def _check_opset(detector: Detector, opset: int | None) -> None:
-    deformable = bool(detector.config.model.backbone.deformable_stages)
-    if deformable and opset is not None and opset < 19:
+    if opset is not None and opset < 19 and detector.config.model.backbone.deformable_stages:
         raise UserError(f"opset {opset} has no deformable convolutions: expected 19 or more.")
 
 

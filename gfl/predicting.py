@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,14 @@ from gfl.sources import (
     Source,
     Video,
     VideoWriter,
-    is_of_predict,
+    drawn_names,
+    earlier_entries,
     read_or_explain,
 )
+
+PAGE = "predictions.html"
+# What each page of `gfl.html_page` holds, and hardly another's.
+PAGE_MARK = b"This page draws its boxes with JavaScript, which is switched off."
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def predict_sources(detector, sources: list[Source], wish: Prediction) -> dict:
 
     Raises:
         UserError: an unknown class, the folder can not be written, or an output would fall on a
-            source; memory ran out on images (a video is then named as skipped).
+            source or on a file that no earlier run has written; memory ran out on images (a
+            video is then named as skipped).
     """
     check_classes(wish.classes, detector.class_names)
     run = _Run(detector, sources, wish)
@@ -94,20 +101,38 @@ class _Run:
         self.page: list[Picture] = []
         self.skipped: dict[str, str] = {}
         self.counts: Counter = Counter()
+        # An exported file holds distributions in its raw form alone; the page does without.
+        form = getattr(detector, "metadata", {}).get("form", "raw")
+        self.distributions = wish.distributions and form == "raw"
+        self.drawn_before = self._require_own_files()
         originals = {Path(source.path).resolve() for source in sources if source.camera is None}
-        is_own = is_of_predict(self.out) or not wish.pictures
-        for target in (self.out / source.name for source in sources):
+        for source in sources:
+            target = self.out / source.name
             if target.resolve() in originals:
                 raise UserError(f"{target} is a source itself: choose another folder with --out.")
-            if target.exists() and not is_own:
+            is_own = source.drawn in self.drawn_before
+            if wish.pictures and os.path.lexists(target) and not is_own:
                 raise UserError(
-                    f"{target} exists, and {self.out} holds no {PREDICTIONS}, so it is not of an "
-                    "earlier run: choose another folder with --out."
+                    f"{target} exists, and no {PREDICTIONS} in {self.out} says that an earlier run "
+                    "has drawn it: choose another folder with --out."
                 )
         try:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {self.out}: {error.strerror or error}") from None
+
+    def _require_own_files(self) -> set[str]:
+        """Refuse to replace files of others; give the names of the pictures of earlier runs."""
+        entries = earlier_entries(self.out)
+        others = [self.out / PREDICTIONS] if entries is None else []
+        if self.wish.html_limit is not None and not _is_own_page(self.out / PAGE):
+            others.append(self.out / PAGE)
+        for path in filter(os.path.lexists, others):
+            raise UserError(
+                f"{path} is not of gfl predict, or can not be read: choose another folder with "
+                "--out."
+            )
+        return drawn_names(entries or [])
 
     def all(self, sources: list[Source]) -> None:
         """Detect in every source."""
@@ -137,9 +162,12 @@ class _Run:
                 save_picture(self.out / source.name, drawn)
             except (UserError, OSError) as error:
                 self.skipped[source.path] = f"detected, but its picture is missing: {error}"
+            else:
+                self.entries[-1]["drawn"] = source.drawn
 
     def video(self, source: Source) -> None:
         """Detect in the frames of a video, or of a camera until Ctrl-C."""
+        first = len(self.entries)
         try:
             frames = Video(source)
             with VideoWriter(self.out / source.name, frames.rate) as writer:
@@ -148,6 +176,9 @@ class _Run:
                 except KeyboardInterrupt:
                     if source.camera is None:
                         raise
+            if self.wish.pictures:
+                for entry in self.entries[first:]:
+                    entry["drawn"] = source.drawn
             short = frames.missing(self.wish.frames)
             if short:
                 self.skipped[source.path] = short
@@ -168,11 +199,15 @@ class _Run:
 
     def finish(self) -> dict:
         """Write predictions.json and the page; give the summary."""
+        names = self.drawn_before - drawn_names(self.entries)
+        before = sorted(name for name in names if os.path.lexists(self.out / name))
+        if self.entries and before:
+            self.entries[0]["drawn_before"] = before
         text = json.dumps(self.entries, indent=1) + "\n"
         self._write(PREDICTIONS, text)
         if self.wish.html_limit is not None:
             page = html_page(self.page, len(self.entries), self.wish.score)
-            self._write("predictions.html", page)
+            self._write(PAGE, page)
         return {
             "images": len(self.entries),
             "detections": sum(self.counts.values()),
@@ -182,7 +217,7 @@ class _Run:
 
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
         wish = self.wish
-        more = {"score_threshold": wish.score, "distributions": wish.distributions}
+        more = {"score_threshold": wish.score, "distributions": self.distributions}
         if wish.tile is None:
             return self.detector.predict(images, wish.batch_size, **more)
         cut = (wish.tile, wish.overlap, wish.batch_size)
@@ -209,6 +244,13 @@ class _Run:
             raise UserError(f"cannot write {self.out / name}: {error.strerror or error}") from None
 
 
+def _is_own_page(path: Path) -> bool:
+    try:
+        return PAGE_MARK in path.read_bytes()
+    except OSError:
+        return False
+
+
 def _entry(source: Source, frame: int | None, image: np.ndarray, found: Detections) -> dict:
     """One image of predictions.json: boxes xyxy and deviations ltrb in its own pixels."""
     rows = zip(
@@ -224,6 +266,7 @@ def _entry(source: Source, frame: int | None, image: np.ndarray, found: Detectio
         **({} if frame is None else {"frame": frame}),
         "width": image.shape[1],
         "height": image.shape[0],
+        "drawn": None,  # until it is written
         "detections": [
             {
                 "class_name": name,

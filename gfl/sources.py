@@ -1,6 +1,7 @@
 """Where pictures to predict on come from: files, folders, globs, videos, cameras."""
 
 import glob
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from gfl.files import beside
 # Endings that OpenCV writes; pictures of other kinds become .png.
 WRITABLE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 PREDICTIONS = "predictions.json"
+ENTRY_KEYS = {"source", "width", "height", "detections"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 KNOWN_ENDINGS = {*IMAGE_ENDINGS, *VIDEO_ENDINGS}
 
@@ -38,10 +40,31 @@ class Source:
     def is_video(self) -> bool:
         return self.camera is not None or Path(self.path).suffix.lower() in VIDEO_ENDINGS
 
+    @property
+    def drawn(self) -> str:
+        """What `name` is called in predictions.json: "/" between folders on every system."""
+        return Path(self.name).as_posix()
 
-def is_of_predict(out: Path) -> bool:
-    """Whether an earlier run has written to a folder: what else is there may be anybody's."""
-    return (out / PREDICTIONS).is_file()
+
+def earlier_entries(out: Path) -> list[dict] | None:
+    """The predictions.json of an earlier run in a folder; None if there is none, or another's."""
+    try:
+        entries = json.loads((out / PREDICTIONS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(entries, list):
+        return None
+    ours = all(isinstance(entry, dict) and ENTRY_KEYS <= entry.keys() for entry in entries)
+    return entries if ours else None
+
+
+def drawn_names(entries: list[dict]) -> set[str]:
+    """The pictures and videos that the runs behind a predictions.json have written beside it."""
+    names = [entry.get("drawn") for entry in entries]
+    for entry in entries:
+        before = entry.get("drawn_before")
+        names += before if isinstance(before, list) else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
@@ -58,15 +81,16 @@ def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
     found: list[Source] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        # Of a name that is too long, or in a folder that is closed, pathlib raises an OSError.
+        if os.path.isdir(path):
             named = (f for f in path.rglob("*") if f.suffix.lower() in KNOWN_ENDINGS)
-            inside = (file for file in named if file.is_file())
-            inner = path.resolve() in own.parents and is_of_predict(own)
+            inside = (file for file in named if os.path.isfile(file))
+            inner = path.resolve() in own.parents and earlier_entries(own) is not None
             files = sorted(f for f in inside if not (inner and own in f.resolve().parents))
             if not files:
-                raise UserError(f"folder {path} holds no image or video.")
+                raise UserError(f"folder {path} holds no image or video that can be read.")
             found += [Source(str(file), file.relative_to(path)) for file in files]
-        elif path.is_file():
+        elif os.path.isfile(path):
             if path.suffix.lower() not in KNOWN_ENDINGS:
                 known = ", ".join(sorted(KNOWN_ENDINGS))
                 raise UserError(f"{path} is neither image nor video by its ending: {known}.")
@@ -76,7 +100,7 @@ def find_sources(arguments: list[str], out: str | Path) -> list[Source]:
                 Source(f"camera {argument}", Path(f"camera_{argument}.mp4"), int(argument))
             )
         else:
-            files = sorted(f for f in glob.glob(argument, recursive=True) if Path(f).is_file())
+            files = sorted(filter(os.path.isfile, glob.glob(argument, recursive=True)))
             if not files:
                 raise UserError(
                     f"{argument} is no file, folder, camera number or pattern that matches a file."
@@ -110,7 +134,7 @@ class Video:
     """Frames of a video file or a camera, one at a time, (H, W, 3) uint8 RGB.
 
     Attributes:
-        rate: frames a second.
+        rate: frames a second, 25 where the file states none or one that can not be.
         length: number of frames that the file states, or None where it is not known.
         count: frames that were read.
     """
@@ -122,7 +146,8 @@ class Video:
         self._capture = cv2.VideoCapture(source.path if source.camera is None else source.camera)
         if not self._capture.isOpened():
             raise UserError(f"cannot read {source.path}: no such camera, or no video OpenCV knows.")
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate <= 1000 else 25.0  # others no writer takes
         length = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.length = length if source.camera is None and length > 0 else None
 
@@ -140,6 +165,8 @@ class Video:
 
         Some formats state a length that is off by a few.
         """
+        if not self.count:
+            return "no frame could be read: it is empty or damaged"
         due = min(self.length or 0, wanted or self.length or 0)
         if due - self.count <= max(1, due // 50):
             return None

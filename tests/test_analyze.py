@@ -131,11 +131,12 @@ def test_the_command_prints_and_writes_the_same_numbers(checkpoint, report, tmp_
         assert f"{name} " in printed
     assert checkpoint.read_bytes() == before
     # Again: replaced, and nothing else is left there.
-    (out / "report.html").write_text("old")
+    with (out / "report.html").open("a") as page:
+        page.write("old")
     assert run(checkpoint, "--out", out, "--images", 2) == 0
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json"]
     assert json.loads((out / "report.json").read_text())["images"] == 2
-    assert "2 images" in (out / "report.html").read_text()
+    assert "2 images" in (page := (out / "report.html").read_text()) and not page.endswith("old")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,20 @@ def test_a_folder_that_can_not_be_written_is_refused_before_the_work(
     assert run(checkpoint, "--out", tmp_path / "taken") == 2
     assert capsys.readouterr().err.count("cannot write to") == 3
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+def test_a_report_of_another_tool_is_not_replaced(
+    name, checkpoint, tmp_path, capsys, report, monkeypatch
+):
+    monkeypatch.setattr("gfl.analysis.run.collect", None)  # would be called
+    out = tmp_path / "out"
+    shutil.copytree(report[1], out)
+    (out / name).write_text('{"gfl_version": "0.1.0", "mine": 1}')
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert run(checkpoint, "--out", out) == 2
+    assert f"{out / name} is not of gfl analyze" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_several_processes_are_refused(checkpoint, tmp_path, monkeypatch):

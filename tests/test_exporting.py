@@ -22,6 +22,7 @@ import gfl
 from gfl import exporting
 from gfl.build import build_model, build_postprocess
 from gfl.cli.export import main
+from gfl.cli.predict import main as predict
 from gfl.config import load_config, merge_values, parse_config
 from gfl.data.batch import collate
 from gfl.data.dataset import Sample
@@ -349,6 +350,14 @@ def test_distributions_come_from_the_raw_form_alone(plain, onnx_files, pictures)
             gfl.load(onnx_files("plain", form)).predict(pictures[0], distributions=True)
     with pytest.raises(gfl.UserError, match=r"0.01 is below the 0.05 inside"):
         gfl.load(onnx_files("plain", "nms")).predict(pictures[0], score_threshold=0.01)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_page_of_predictions_needs_no_distributions(form, onnx_files, pictures, tmp_path):
+    arguments = [str(onnx_files("plain", form)), str(pictures[0]), "--out", str(tmp_path), "--html"]
+    assert predict([*arguments, "--device", "cpu"]) == 0
+    page = (tmp_path / "predictions.html").read_text()
+    assert '"edge_std":' in page and ('"distributions":' in page) == (form == "raw")
 
 
 @pytest.mark.slow

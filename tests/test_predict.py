@@ -1,6 +1,7 @@
 """`tools/predict.py` and `gfl`: sources, outputs, and what must not happen to a user's files."""
 
 import json
+import os
 from dataclasses import replace
 
 import cv2
@@ -13,6 +14,7 @@ import gfl.structures
 from gfl.cli.main import COMMANDS
 from gfl.cli.main import main as gfl_main
 from gfl.cli.predict import main
+from gfl.models.published_weights import read_state_dict
 from gfl.predicting import Prediction, predict_sources
 from gfl.sources import Source, Video, VideoWriter, find_sources
 
@@ -104,6 +106,7 @@ def test_a_video_becomes_a_video(checkpoint, pictures, tmp_path):
     assert len(drawn) == 4 and drawn[0].shape == (90, 128, 3)
     entries = json.loads((out / "predictions.json").read_text())
     assert [entry["frame"] for entry in entries] == [0, 1, 2, 3]
+    assert [entry["drawn"] for entry in entries] == ["clip.mp4"] * 4
 
 
 def test_endings_that_become_one_are_kept_apart(checkpoint, pictures, tmp_path):
@@ -256,13 +259,16 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(tmp_path, monkeypatch):
 def test_ctrl_c_leaves_no_part_of_a_video(tmp_path, monkeypatch):
     monkeypatch.setattr("gfl.predicting.Video", _Frames)
     (tmp_path / "film.mp4").write_bytes(b"an earlier one")
-    (tmp_path / "predictions.json").write_text("[]")
+    (tmp_path / "predictions.json").write_text(json.dumps([{**ENTRY, "drawn": "film.mp4"}]))
     source = Source("elsewhere/film.mp4", "film.mp4")
-    with pytest.raises(KeyboardInterrupt):
-        predict_sources(_Detects(3), [source], Prediction(str(tmp_path), batch_size=1))
+    for _ in range(2):  # it stays known as of an earlier run
+        with pytest.raises(KeyboardInterrupt):
+            predict_sources(_Detects(3), [source], Prediction(str(tmp_path), batch_size=1))
     assert (tmp_path / "film.mp4").read_bytes() == b"an earlier one"
     assert {file.name for file in tmp_path.iterdir()} == {"film.mp4", "predictions.json"}
-    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
+    entries = json.loads((tmp_path / "predictions.json").read_text())
+    assert [entry["drawn"] for entry in entries] == [None] * 3
+    assert entries[0]["drawn_before"] == ["film.mp4"]
 
 
 def test_what_was_found_before_memory_ran_out_is_kept(pictures, tmp_path):
@@ -283,8 +289,92 @@ def test_pictures_that_no_earlier_run_has_written_are_not_replaced(checkpoint, p
     assert run(checkpoint, pictures, "--out", out) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert run(checkpoint, pictures / "a.png", "--out", out) == 2
-    assert "holds no predictions.json, so it is not of an earlier run" in capsys.readouterr().err
+    assert "says that an earlier run has drawn it" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+# What every entry of predictions.json has had from the first version on.
+ENTRY = {"source": "a.png", "width": 128, "height": 90, "detections": []}
+
+
+def files_below(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"my": 1}]',
+        b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]',
+        b'{"source": 1, "width": 1, "height": 1, "detections": []}',
+        b"\xff no JSON",
+        b"[" * 100_000,
+    ],
+    ids=["other", "coco", "dict", "bytes", "deep"],
+)
+@pytest.mark.parametrize("options", [(), ("--no-pictures",)])
+def test_predictions_of_another_tool_are_not_replaced(
+    content, options, checkpoint, pictures, tmp_path, capsys
+):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "predictions.json").write_bytes(content)
+    (out / "a.png").write_bytes(b"the user's own")
+    before = files_below(out)
+    assert run(checkpoint, pictures / "a.png", "--out", out, *options) == 2
+    assert f"{out / 'predictions.json'} is not of gfl predict" in capsys.readouterr().err
+    assert files_below(out) == before
+
+
+@pytest.mark.parametrize("entry", [ENTRY, {**ENTRY, "drawn": None}, {**ENTRY, "drawn": "b.png"}])
+def test_a_picture_that_no_earlier_run_has_drawn_is_not_replaced(
+    entry, checkpoint, pictures, tmp_path, capsys
+):
+    """An older predictions.json says of no picture that it was drawn."""
+    out = tmp_path / "home"
+    out.mkdir()
+    (out / "predictions.json").write_text(json.dumps([entry]))
+    (out / "a.png").write_bytes(b"the user's own")
+    before = files_below(out)
+    assert run(checkpoint, pictures / "a.png", "--out", out) == 2
+    assert f"{out / 'a.png'} exists" in capsys.readouterr().err
+    assert files_below(out) == before
+    assert run(checkpoint, pictures / "a.png", "--out", out, "--no-pictures") == 0
+    assert (out / "a.png").read_bytes() == b"the user's own"
+
+
+def test_what_earlier_runs_have_drawn_is_drawn_again(checkpoint, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+
+    def names(*arguments) -> list:
+        """What the entries say, after a run."""
+        assert run(checkpoint, *arguments, "--out", out) == 0, capsys.readouterr().err
+        entries = json.loads((out / "predictions.json").read_text())
+        assert all("drawn_before" not in entry for entry in entries[1:])
+        return [*(entry["drawn"] for entry in entries), entries[0].get("drawn_before")]
+
+    assert names(pictures) == ["a.png", "b.png", "below/a.png", None]
+    (out / "a.png").write_bytes(b"")
+    assert names(pictures / "a.png") == ["a.png", ["b.png", "below/a.png"]]
+    assert (out / "a.png").stat().st_size > 100
+    assert names(pictures / "a.png", "--no-pictures") == [None, ["a.png", "b.png", "below/a.png"]]
+    (out / "a.png").unlink()
+    assert names(pictures / "b.png") == ["b.png", ["below/a.png"]]
+    (out / "a.png").write_bytes(b"the user's own by now")
+    assert run(checkpoint, pictures, "--out", out) == 2
+    assert (out / "a.png").read_bytes() == b"the user's own by now"
+
+
+def test_a_page_of_another_tool_is_not_replaced(checkpoint, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = (pictures / "a.png", "--out", out, "--html")
+    assert run(checkpoint, *arguments) == run(checkpoint, *arguments) == 0
+    (out / "predictions.html").write_text("<title>Predictions</title> of the user's")
+    before = files_below(out)
+    assert run(checkpoint, *arguments) == 2
+    assert f"{out / 'predictions.html'} is not of gfl predict" in capsys.readouterr().err
+    assert files_below(out) == before
+    assert run(checkpoint, *arguments[:-1]) == 0
 
 
 def clip(path, shape=(64, 96, 3), frames: int = 30):
@@ -307,6 +397,76 @@ def test_a_video_that_is_cut_off_is_told(name, frames, told, tmp_path):
     assert summary["images"] > 0
     reasons = list(summary["skipped"].values())
     assert ["of 30 frames could be read" in text for text in reasons] == [True] * told
+
+
+def test_a_video_without_a_frame_is_told(tmp_path):
+    """Of one frame that is due: it is missing all the same."""
+    whole = clip(tmp_path / "whole.avi", frames=1).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: whole.index(b"movi") + 12])
+    source = Source(str(tmp_path / "cut.avi"), "cut.mp4")
+    summary = predict_sources(_Detects(9), [source], Prediction(str(tmp_path / "out")))
+    assert summary["images"] == 0
+    assert summary["skipped"] == {source.path: "no frame could be read: it is empty or damaged"}
+
+
+@pytest.mark.parametrize(
+    ("stated", "taken"),
+    [(90000, 25), (1e6, 25), (float("nan"), 25), (-1, 25), (0, 25), (1000, 1000), (30, 30)],
+)
+def test_a_video_of_a_strange_rate_is_written(stated, taken, tmp_path, monkeypatch):
+    class Stating:
+        def __init__(self, path):
+            self.capture = capture(path)
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def get(self, what):
+            return float(stated) if what == cv2.CAP_PROP_FPS else self.capture.get(what)
+
+    capture = cv2.VideoCapture
+    source = Source(str(clip(tmp_path / "film.avi", frames=3)), "film.mp4")
+    with monkeypatch.context() as patched:
+        patched.setattr(cv2, "VideoCapture", Stating)
+        summary = predict_sources(_Detects(9), [source], Prediction(str(tmp_path / "out")))
+    assert summary["skipped"] == {} and summary["images"] == 3
+    written = Video(Source(str(tmp_path / "out" / "film.mp4"), "film"))
+    assert written.rate == pytest.approx(taken) and len(list(written)) == 3
+
+
+@pytest.fixture(params=["long", "closed"])
+def unreachable(request, tmp_path):
+    """A path that no file can have, or whose folder lets nobody in; without an ending."""
+    if request.param == "long":
+        yield tmp_path / ("x" * 300)
+        return
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0)
+    if os.access(folder, os.X_OK):
+        pytest.skip("root is let in everywhere")
+    yield folder / "x"
+    folder.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path: find_sources([f"{path}"], "out"),
+        lambda path: find_sources([f"{path}.jpg"], "out"),
+        lambda path: find_sources([f"{path}*.jpg"], "out"),
+        lambda path: predict_sources(_Detects(1), [Source("a", "a.png")], Prediction(f"{path}")),
+        lambda path: gfl.load(f"{path}.pt"),
+        lambda path: gfl.load(f"{path}.pt2"),
+        lambda path: gfl.load(f"{path}.onnx"),
+        lambda path: read_state_dict(path),
+        lambda path: gfl.export("nowhere.pt", f"{path}.pt2"),
+    ],
+    ids="name picture pattern out checkpoint program onnx weights export".split(),
+)
+def test_a_path_that_can_not_be_reached_is_one_message(use, unreachable):
+    with pytest.raises(gfl.UserError) as refusal:
+        use(unreachable)
+    assert str(refusal.value)
 
 
 def test_a_video_that_lacks_frames_is_not_put_in_place(tmp_path):

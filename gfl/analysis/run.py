@@ -14,6 +14,9 @@ from gfl.analysis.temperature import digest, require_storable, store_temperature
 from gfl.engine.checkpoint import write_atomically
 from gfl.errors import UserError
 
+# What each file of a report holds, and hardly another's.
+MARKS = {"report.html": b"Written by <code>gfl analyze</code>", "report.json": b'"quality_mode"'}
+
 
 def analyze(
     checkpoint: str | Path,
@@ -29,7 +32,8 @@ def analyze(
 
     Args:
         checkpoint: a best.pt or last.pt, or a public .pth.
-        out: folder for report.html and report.json; older ones are replaced in one move.
+        out: folder for report.html and report.json; older ones are replaced in one move, files of
+            other origin never.
         overrides: "key=value" changes of its config.
         split: "train", "val" or "test".
         images: look at so many images at most; None for all.
@@ -41,8 +45,9 @@ def analyze(
         What report.json holds.
 
     Raises:
-        UserError: the checkpoint, the data or the folder is not as it must be, or there are too
-            few sides for a temperature that is to be stored.
+        UserError: the checkpoint, the data or the folder is not as it must be (or holds
+            files of these names that are no report), or there are too few sides for a temperature
+            that is to be stored.
     """
     if images is not None and images < 1:
         raise UserError(f"images is {images}, expected 1 or more.")
@@ -85,14 +90,18 @@ def _entry(numbers: dict) -> dict:
 
 
 def _make_folder(folder: Path) -> Path:
-    """Make the folder, and see before the work is done that it can be written to."""
+    """Make the folder, and see before the work is done that a report can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        for name in ("report.html", "report.json"):
+        for name, mark in MARKS.items():
             if (folder / name).is_dir():
                 raise IsADirectoryError(None, f"{name} is a folder there")
+            if (folder / name).exists() and mark not in (folder / name).read_bytes():
+                raise UserError(
+                    f"{folder / name} is not of gfl analyze: choose another folder with --out."
+                )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
     return folder

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -66,7 +67,7 @@ class OnnxNetwork:
         require("onnxruntime")
         import onnxruntime
 
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{path} does not exist: expected an .onnx file of tools/export.py.")
         has_gpu = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if device not in (None, "cpu", "cuda") or (device == "cuda" and not has_gpu):

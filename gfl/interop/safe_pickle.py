@@ -6,6 +6,7 @@ public files hold beside their weights, become objects that do nothing; any othe
 Dicts take plain keys only: hashing a tuple nested a million times would end the process.
 """
 
+import os
 import pickle
 import tarfile
 import zipfile
@@ -29,8 +30,8 @@ def load_without_running(path: Path):
     Raises:
         UserError: missing, damaged, or holding more than data; the message names what was found.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"checkpoint {path} {what}: expected a file.")
     reader = _Reader()
     try:

@@ -1,5 +1,6 @@
 """Weights of classification networks, published or in a file: state dicts of plain tensors."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing or is something else.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(
             f"weights file {path} does not exist. Set model.backbone.pretrained to an "
             "existing file, to true (download) or to false (train from scratch)."
