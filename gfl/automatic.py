@@ -152,7 +152,8 @@ def choose_sizes(config: Config, dataset, device: torch.device) -> Choices:
 def network_without_content(config: Config, num_classes: int) -> nn.Module:
     """The config's network on the meta device: shapes only. No random number is drawn from it."""
     if "model.reg_max" in config.auto_keys:
-        config = config.with_values({"model.reg_max": REG_MAX})
+        reg_max = max(REG_MAX, config.model.head.quality_top_k - 1)
+        config = config.with_values({"model.reg_max": reg_max})
     if config.model.backbone.norm == "sync":  # which refuses to compute on the meta device
         config = config.with_values({"model.backbone.norm": "batch"})
     with torch.random.fork_rng(devices=[]):

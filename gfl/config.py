@@ -1,5 +1,6 @@
 """Reading configurations: YAML files, what they extend, overrides, and errors in plain words."""
 
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """
     path = Path(path)
     shipped = CONFIG_FOLDER / f"{path}.yaml"
-    if not path.exists() and (shipped.exists() or path.name == path.stem):
+    if not os.path.exists(path) and (os.path.exists(shipped) or path.name == path.stem):
         path = shipped
     layers = _read_layers(path, seen=())
     values = merge_overrides(layers, overrides or [])

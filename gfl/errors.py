@@ -23,6 +23,10 @@ class ExportFailed(RuntimeError):
     """An exported network does not compute what the original does: one message, exit status 1."""
 
 
+# How `TrainingStopped` goes on where a training is a command of its own.
+RESUME_ADVICE = "The same command with --resume goes on"
+
+
 class TrainingStopped(RuntimeError):
     """Training ended by a signal with everything saved: exit status 75, "start me again"."""
 

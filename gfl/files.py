@@ -1,5 +1,6 @@
 """Files of the user's are the old ones or the new ones, never parts."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -10,6 +11,15 @@ from pathlib import Path
 def beside(path: Path) -> Path:
     """A name in the folder of `path`, with its ending, that no file has."""
     return path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+
+
+def is_class_map(path: Path) -> bool:
+    """Whether a file is the class_map.json of a training, which tells its directory."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.keys() == {"names", "category_ids"}
 
 
 @contextmanager

@@ -102,16 +102,14 @@ class Detector:
         fuse: bool = True,
     ):
         self._describe(config, class_names, category_ids)
-        self.device = local_device(device)
+        self.device, self.half = local_device(device), half
         self.kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        self.half = half
         model = model.eval().requires_grad_(False)
         if fuse:
             model.backbone = folded(model.backbone)
             model.neck, model.head = folded_blocks(model.neck), folded_blocks(model.head)
         self.model = model.to(self.device, memory_format=torch.channels_last)
-        if half:
-            cast_convolutions(self.model, self.kind)
+        cast_convolutions(self.model, self.kind if half else torch.float32)
         if compile:
             self.model.tensors = compiled_inference(self.model.tensors, self.device, compile)
         self.normalize = build.build_normalize(config, self.device)

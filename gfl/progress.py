@@ -1,5 +1,6 @@
 """How far a long task is: a bar on a terminal, now and then a plain line in a file."""
 
+import contextlib
 import sys
 import time
 
@@ -7,6 +8,13 @@ from tqdm import tqdm
 
 # Between two plain lines; a task that is done sooner says nothing.
 SECONDS = 30.0
+
+
+def tell(message: str) -> None:
+    """One message on stderr, above a bar. Where that is a full disk, or a pipe whose reader has
+    ended, nobody is told, and the work goes on."""
+    with contextlib.suppress(OSError):
+        tqdm.write(message, file=sys.stderr)
 
 
 class Progress:
@@ -55,7 +63,7 @@ class Progress:
             self._bar.update(count)
         elif time.monotonic() - self._said >= SECONDS:
             self._said = time.monotonic()
-            print(self._line(note), file=sys.stderr, flush=True)
+            tell(self._line(note))
 
     def close(self) -> None:
         """The end, also of a task that was broken off."""

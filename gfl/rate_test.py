@@ -14,7 +14,7 @@ from gfl.automatic import choose_all
 from gfl.config import Config
 from gfl.distributed import process_group
 from gfl.engine.checkpoint import write_atomically
-from gfl.engine.memory import explained
+from gfl.engine.memory import explained, worker_losses_explained
 from gfl.engine.rate_range import RateRange, range_test
 from gfl.engine.train import ADVICE, train_step
 from gfl.errors import UserError
@@ -143,7 +143,7 @@ def _groups(loader, size: int) -> Iterator[list[Batch]]:
     epoch, group = 0, []
     while True:
         loader.batch_sampler.set_position(epoch)
-        for batch in loader:
+        for batch in worker_losses_explained(loader):
             group.append(batch)
             if len(group) == size:
                 yield group

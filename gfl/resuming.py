@@ -77,7 +77,7 @@ def resumed_lines(state: TrainState, config: Config, total_steps: int, work_dir:
                 f"all {epochs} epochs"
             )
         return lines
-    best = "nothing was evaluated yet"
+    best = f"{work_dir / BEST} is not there, so these weights are evaluated now"
     if state.best:
         ap, epoch = state.best["AP"], state.best["epoch"]
         best = f"best AP {ap:.4f} on val, of epoch {epoch}: {work_dir / BEST}"

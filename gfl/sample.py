@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -208,7 +209,7 @@ def drawn_if_missing(data: Data) -> bool:
         UserError: it can not be written.
     """
     place = Path(data.path or ".")
-    if not data.draw_sample or place.exists():
+    if not data.draw_sample or os.path.exists(place):
         return False
     unfinished = beside(place)
     try:

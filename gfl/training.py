@@ -1,7 +1,6 @@
 """A whole training, from a config: `gfl.train`."""
 
 import signal
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,11 @@ from gfl.engine.memory import lost_worker_explained
 from gfl.engine.precision import disagreement
 from gfl.engine.run_log import RunLog
 from gfl.engine.stop import StopSignal
-from gfl.engine.train import train_one_epoch
-from gfl.errors import TrainingStopped
+from gfl.engine.train import norms_explained, train_one_epoch
+from gfl.errors import RESUME_ADVICE, TrainingStopped
 from gfl.initialise import initialise
 from gfl.opening import memory_lines, opening_lines
+from gfl.progress import tell
 from gfl.resuming import restore, resumed_lines
 from gfl.sample import drawn_if_missing
 from gfl.seeding import seed_everything
@@ -126,15 +126,14 @@ class _Run:
             restore(self.state, checkpoint, config, self.class_names, self.options.steps_per_epoch)
         if is_main():
             describe_run(work_dir, config, self._class_map())
+        steps = self.options.steps_per_epoch
+        self.keeper = Keeper(work_dir, self.state, self._facts(), steps, lambda m: self.log.say(m))
         step = None if checkpoint is None else self.state.step
         folder = work_dir if is_main() else None
         self.log = RunLog(folder, step, self.state.evaluated_step)
         self.log.loader_watch = LoaderWatch(config.data.workers)
         self.train_loader.watch = StandIns(
             len(self.train_data), config.data.max_skipped, self._say_on_any_process
-        )
-        self.keeper = Keeper(
-            work_dir, self.state, self._facts(), self.options.steps_per_epoch, self.log.say
         )
         self.validation = Validation(
             config, self.val_data, self.normalize, self.options, self.keeper, self.log, stop
@@ -211,7 +210,7 @@ class _Run:
         if is_main():
             self.log.say(message)
         else:
-            print(f"[rank {rank()}] {message}", file=sys.stderr)
+            tell(f"[rank {rank()}] {message}")
 
     def _settled(self) -> str | None:
         epoch, patience = self.options.steps_per_epoch, self.config.train.early_stop_epochs
@@ -231,7 +230,7 @@ class _Run:
         what = "no checkpoint" if held is None else f"{self.work_dir / LAST} holds step {held}"
         raise TrainingStopped(
             f"{signal.Signals(number).name}: stopped after step {self.state.step} of "
-            f"{self.total_steps}; {what}. The same command with --resume goes on, or: "
+            f"{self.total_steps}; {what}. {RESUME_ADVICE}, or: "
             f"gfl train {self.work_dir / 'config.yaml'} --resume"
         )
 
@@ -248,7 +247,8 @@ class _Run:
             self._set_position()
             batch = self.train_loader.load(next(iter(self.sampler))).to(self.device)
             images = self.normalize(batch.images, batch.input_sizes)
-            wrong = disagreement(state.model, images, asked)
+            with norms_explained():
+                wrong = disagreement(state.model, images, asked)
             if self.teacher is not None and not wrong:
                 wrong = disagreement(self.teacher, images, asked)
                 wrong = wrong and f"the teacher's {wrong}"

@@ -1,6 +1,8 @@
 """The directory of a run: what is allowed to start there, and the small files that describe it."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +19,13 @@ from gfl.distributed import done_by_main
 from gfl.engine.checkpoint import load_checkpoint, write_atomically
 from gfl.engine.keeper import BEST, LAST, PREVIOUS, find_last, reason, unfinished
 from gfl.errors import UserError
+from gfl.files import is_class_map
+from gfl.progress import tell
 from gfl.schema import Config
 
 CONFIG, CLASSES = "config.yaml", "class_map.json"
+# How file systems without locks say so (some network disks).
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def start_work_dir(work_dir: Path, resume: bool) -> tuple[dict | None, str | None]:
@@ -48,12 +54,12 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
             "resumed, and a new training would write over it. Choose another --work-dir, or start "
             f"from it with init_from={work_dir / BEST}."
         )
-    written = (CONFIG, "log.txt", "metrics.jsonl")
+    written = (CONFIG, "log.txt", "metrics.jsonl", CLASSES)
     foreign = [name for name in written if (work_dir / name).exists()]
-    if foreign and not is_begun and not (work_dir / CLASSES).exists():
+    if foreign and not is_begun and not is_class_map(work_dir / CLASSES):
         raise UserError(
-            f"{work_dir / foreign[0]} is of no training ({CLASSES} would lie beside it), and this "
-            "one would write over it. Choose another --work-dir."
+            f"{work_dir / foreign[0]} is of no training (whose {CLASSES} would lie beside it), and "
+            "this one would write over it. Choose another --work-dir."
         )
     try:
         for part in unfinished(work_dir):
@@ -78,10 +84,15 @@ def only_one_training(work_dir: Path, option: str = "--work-dir") -> Iterator[No
 
     def hold() -> None:
         try:
+            os.fspath(work_dir).encode()
+        except UnicodeEncodeError:
+            problem = f"{work_dir} is no UTF-8, which logs need: choose another {option}."
+            raise UserError(problem) from None
+        try:
             work_dir.mkdir(parents=True, exist_ok=True)
             held.append(open(work_dir / ".lock", "a"))
-            if fcntl is not None:
-                fcntl.flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _held.append(held[0])
+            _lock(held[0])
         except BlockingIOError:
             problem = f"another training runs in {work_dir}: choose another {option}."
             raise UserError(problem) from None
@@ -94,7 +105,34 @@ def only_one_training(work_dir: Path, option: str = "--work-dir") -> Iterator[No
         yield
     finally:
         for lock in held:
+            _held.remove(lock)
             lock.close()
+
+
+def _lock(file: TextIO) -> None:
+    """Hold a file; on a file system that knows no locks, say so and go on."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        tell(f"WARNING: {file.name} can not be locked here: start no second training beside it.")
+
+
+# Files that this process holds. A loading process outlives it by seconds if it is killed, and would
+# hold them meanwhile.
+_held: list[TextIO] = []
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def describe_run(work_dir: Path, config: Config, class_map: dict) -> None:

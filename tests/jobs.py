@@ -255,8 +255,8 @@ def signalled_in_evaluation() -> None:
 
     real = decoding.Postprocess.__call__
 
-    def decode(self, *args):
+    def decode(self, *args, **options):
         os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, *args)
+        return real(self, *args, **options)
 
     decoding.Postprocess.__call__ = decode

@@ -23,7 +23,7 @@ from gfl.ablation.study import Study
 from gfl.ablation.tables import Row
 from gfl.cli.ablate import main
 from gfl.engine.checkpoint import load_checkpoint
-from gfl.errors import TrainingStopped, UserError
+from gfl.errors import RESUME_ADVICE, TrainingStopped, UserError
 from gfl.sample import make_shapes
 
 
@@ -222,7 +222,7 @@ def test_ablation_times_of_more_rows_serve_fewer(monkeypatch, place):
 
 
 def test_ablation_stopped_run_leaves_a_table(monkeypatch, place):
-    ended = Outcome(STOPPED, "SIGTERM: stopped. The same command with --resume goes on.")
+    ended = Outcome(STOPPED, f"SIGTERM: stopped. {RESUME_ADVICE}, or: gfl train a/b --resume")
     study, work = make(monkeypatch, place, aps={("guided", 0): ended})
     with pytest.raises(TrainingStopped, match=r"guided, seed 0: SIGTERM: stopped. The same ablate"):
         study.run()

@@ -118,6 +118,13 @@ def test_less_memory_makes_smaller_batches(base, monkeypatch):
     assert config.train.batch_size == 4 and "no more fit" in choice.reason
 
 
+def test_a_quality_predictor_of_many_bins_has_its_network_without_content(base):
+    head = {"model.quality": "distribution_guided", "model.head.quality_top_k": 20}
+    base = base.with_values({**head, "model.reg_max": 19})
+    config, _ = choose_sizes(auto(base, "model.reg_max"), Boxes(20), CPU)
+    assert config.model.reg_max >= 19
+
+
 def test_loaded_weights_keep_their_reg_max(base, tmp_path, plenty):
     path = write_checkpoint(tmp_path / "a.pt", base.with_values({"model.reg_max": 5}))
     for key in ("init_from", "distill"):

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ import torch
 from conftest import assert_close
 from torch import nn
 
+from gfl.cli.command import run
 from gfl.conversion import open_checkpoint
 from gfl.engine import keeper as keeper_module
 from gfl.engine.checkpoint import (
@@ -26,6 +28,7 @@ from gfl.engine.finite import not_finite
 from gfl.engine.keeper import DAMAGED, LAST, PREVIOUS, Keeper, find_last
 from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.run_log import RunLog
+from gfl.engine.stop import StopSignal
 from gfl.errors import TrainingFailed, UserError
 
 
@@ -330,6 +333,75 @@ def test_what_is_not_finite_is_named(value):
     assert not_finite(content) == ["model.b", "list.0"]
     large = {"w": torch.full((9,), 3e38), "n": torch.ones(2, dtype=torch.int64)}  # norm overflows
     assert not_finite(large) == [] and not_finite({}) == []
+
+
+def test_all_processes_believe_the_first_ones_word_that_the_best_is_gone(tmp_path, monkeypatch):
+    keeper = keeper_of(tmp_path, [])
+    state = keeper.state
+    for there in (True, False):
+        monkeypatch.setattr(keeper_module, "broadcast_object", lambda mine, there=there: there)
+        state.best, state.step, state.evaluated_step = {"AP": 0.5, "epoch": 2}, 4, 4
+        Keeper(tmp_path, state, {}, 2, print)  # no best.pt lies here
+        assert bool(state.best) == there and state.evaluated_step == (4 if there else 3)
+
+
+def test_a_message_that_nobody_can_be_told_ends_nothing(tmp_path, monkeypatch):
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        flush = isatty = lambda self: False
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    log = RunLog(tmp_path)
+    log.say("a path \udce9 of bytes")
+    log.close()
+    assert (tmp_path / "log.txt").read_text() == "a path \\udce9 of bytes\n"
+    assert run(lambda: (_ for _ in ()).throw(UserError("mine"))) == 2
+    stop = StopSignal()
+    monkeypatch.setattr(os, "write", lambda *_: Full().write(""))
+    stop._receive(15, None)
+    assert stop.number == 15
+
+
+# One long call, in which Python handles no signal; timers send them.
+SIGNALLED = """
+import hashlib, os, signal, sys, threading, time
+from gfl.engine.stop import StopSignal
+
+def one_call(seconds):
+    begun = time.monotonic()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)
+    count = 200_000 * seconds / (time.monotonic() - begun)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(count))
+
+with StopSignal() as stop:
+    if sys.argv[1] == "to a fork":
+        child = os.fork()
+        if not child:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+                time.sleep(1.3)
+            os._exit(0)
+        os.waitpid(child, 0)
+    else:
+        for number, after in ((signal.SIGINT, 0.1), (signal.SIGTERM, float(sys.argv[1]))):
+            threading.Timer(after, os.kill, (os.getpid(), number)).start()
+        time.sleep(0.2)  # the first is handled
+        one_call(3)
+print("went on with", stop.number)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("second", "status", "said"),
+    [("0.5", 0, "went on with 2"), ("1.8", 143, ""), ("to a fork", 0, "went on with None")],
+)
+def test_signals_are_told_apart_by_when_they_arrive(second, status, said):
+    command = [sys.executable, "-c", SIGNALLED, second]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (status, said), done.stderr
 
 
 def keeper_of(tmp_path, said: list) -> Keeper:

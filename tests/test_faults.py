@@ -247,6 +247,15 @@ def test_a_dead_loading_process_is_explained():
         with memory.lost_worker_explained():
             raise RuntimeError(text)
     assert str(caught.value).count("has died") == 1
+
+    def lost():
+        yield 1
+        raise RuntimeError(text)
+
+    seen = []
+    with pytest.raises(TrainingFailed, match="has died"):
+        seen.extend(memory.worker_losses_explained(lost()))
+    assert seen == [1]
     with pytest.raises(RuntimeError, match="other"), memory.lost_worker_explained():
         raise RuntimeError("other")
 

@@ -1,5 +1,6 @@
 """Whole trainings of a tiny model: progress, resume, faults, commands."""
 
+import errno
 import json
 import os
 import shutil
@@ -439,7 +440,8 @@ def test_a_finished_run_says_so_and_its_config_trains_longer(folder, tmp_path, c
     config = write_config(tmp_path / "c.yaml", tiny_values(folder))
     argv = (config, "train.epochs=1", "--work-dir", "runs/mine")
     status, error = run_train(capsys, *argv)
-    assert status == 0 and "torch" in error and ", 1 process on the CPU, 1 thread" in error
+    threads = f"{torch.get_num_threads()} thread"
+    assert status == 0 and "torch" in error and f", 1 process on the CPU, {threads}" in error
     best = torch.load("runs/mine/best.pt", weights_only=True)["AP"]
     own = Path("runs/mine/config.yaml")
     status, error = run_train(capsys, own)
@@ -561,8 +563,85 @@ def test_files_that_no_training_has_made_are_not_written_over(name, resume, tmp_
     with pytest.raises(gfl.UserError, match=f"{name} is of no training"):
         start_work_dir(tmp_path, resume)
     assert (tmp_path / name).read_text() == "mine"
-    (tmp_path / "class_map.json").write_text("{}")  # a training that ended before its first save
+    (tmp_path / "class_map.json").write_text('{"mine": 1}')
+    with pytest.raises(gfl.UserError, match="is of no training"):
+        start_work_dir(tmp_path, resume)
+    # A training that ended before its first save.
+    (tmp_path / "class_map.json").write_text('{"names": [], "category_ids": []}')
     assert start_work_dir(tmp_path, resume)[0] is None
+
+
+def test_a_class_map_of_the_users_is_not_written_over_and_makes_no_work_dir(tmp_path):
+    from gfl.cli.train import _default_work_dir
+    from gfl.work_dir import start_work_dir
+
+    (tmp_path / "class_map.json").write_text('{"mine": 1}')
+    with pytest.raises(gfl.UserError, match="class_map.json is of no training"):
+        start_work_dir(tmp_path, False)
+    assert _default_work_dir(tmp_path / "config.yaml") == Path("runs/config")
+    (tmp_path / "class_map.json").write_text('{"names": [], "category_ids": []}')
+    assert _default_work_dir(tmp_path / "config.yaml") == tmp_path
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_loading_process_that_outlives_a_training_does_not_hold_its_directory(tmp_path):
+    from gfl.work_dir import only_one_training
+
+    with only_one_training(tmp_path / "run"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(0.5)
+    try:
+        with only_one_training(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_disk_without_locks_is_told_of_and_used(tmp_path, monkeypatch, capsys):
+    from gfl import work_dir
+
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(work_dir.fcntl, "flock", no_locks)
+    with work_dir.only_one_training(tmp_path / "run"):
+        pass
+    assert "can not be locked here" in capsys.readouterr().err
+
+
+def test_a_work_dir_whose_name_logs_can_not_hold_is_refused(tmp_path):
+    from gfl.work_dir import only_one_training
+
+    with pytest.raises(gfl.UserError, match="is no UTF-8"):
+        with only_one_training(tmp_path / "r\udce9s"):
+            pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_finished_training_whose_best_is_gone_evaluates_again(folder, tmp_path, capsys):
+    config = tiny_config(folder, epochs=1)
+    gfl.train(config, work_dir=tmp_path / "run")
+    before = metrics_of(tmp_path / "run")
+    (tmp_path / "run" / "best.pt").unlink()
+    capsys.readouterr()
+    outcome = gfl.train(config, work_dir=tmp_path / "run", resume=True)
+    assert "best.pt is not there, so these weights are evaluated now" in capsys.readouterr().err
+    assert outcome["best"]["epoch"] == 1 and (tmp_path / "run" / "best.pt").is_file()
+    after = metrics_of(tmp_path / "run")
+    for line in [*before, *after]:
+        line.pop("eval_seconds", None)
+    assert after == before
+
+
+def test_one_image_for_batch_norms_is_explained_before_half_precision_is_tried(folder, tmp_path):
+    config = tiny_config(folder, epochs=1, batch_size=1, precision="bf16")
+    config = config.with_values({"model.head.norm": "batch"})
+    with pytest.raises(gfl.UserError, match="batch norms can not learn from one image"):
+        gfl.train(config, work_dir=tmp_path / "run")
 
 
 def test_the_average_knows_how_many_steps_are_done(folder, tmp_path, monkeypatch):

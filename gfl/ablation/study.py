@@ -21,7 +21,7 @@ from gfl.ablation.runs import Run, place_runs, train_and_judge, write_file
 from gfl.ablation.tables import Row
 from gfl.engine.keeper import LAST
 from gfl.engine.stop import StopSignal
-from gfl.errors import TrainingStopped, UserError
+from gfl.errors import RESUME_ADVICE, TrainingStopped, UserError
 from gfl.work_dir import only_one_training
 
 # What is timed of each row.
@@ -145,7 +145,7 @@ class Study:
         outcome = in_child(train_and_judge, run.config.to_dict(), work_dir, stopped=stopped)
         if outcome.status == STOPPED or stopped() and outcome.status != DONE:
             self._write()
-            told = str(outcome.value).removesuffix(" The same command with --resume goes on.")
+            told = str(outcome.value).partition(RESUME_ADVICE)[0].strip()
             raise TrainingStopped(
                 f"{run.row.name}, seed {run.seed}: {told} The same ablate command goes on there."
             )

@@ -6,7 +6,6 @@ object*, the location's box overlaps some object by IoU 0.5 or more; *on backgro
 0.1. A crowd region is no object, and what overlaps one by 0.1 is no background.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from gfl.analysis.consistency import wrong_pairs
 from gfl.analysis.records import BACKGROUND_IOU
 from gfl.boxes import pairwise_iou
+from gfl.postprocess import Postprocess
 from gfl.structures import Detections, ImageMeta, Predictions
 
 # Locations of each kind that are drawn of an image.
@@ -62,16 +62,19 @@ class QualityWatch:
         truth: a pycocotools COCO of the images.
     """
 
-    def __init__(self, postprocess: Callable, truth):
+    def __init__(self, postprocess: Postprocess, truth):
         self._postprocess, self._truth = postprocess, truth
+        self.detection_scores = postprocess.detection_scores
         self._drawn: list[Tensor] = []
 
-    def __call__(self, predictions: Predictions, metas: tuple[ImageMeta, ...]) -> list[Detections]:
+    def __call__(
+        self, predictions: Predictions, metas: tuple[ImageMeta, ...], **options
+    ) -> list[Detections]:
         if predictions.quality_logits is not None:
             scores = predictions.class_scores()
             for row, meta in enumerate(metas):
                 self._drawn.append(self._draw(predictions, scores[row], row, meta))
-        return self._postprocess(predictions, metas)
+        return self._postprocess(predictions, metas, **options)
 
     def samples(self) -> QualitySamples | None:
         """What was drawn; None for a network without a quality output."""

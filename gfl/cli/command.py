@@ -1,5 +1,6 @@
 """What all commands share: how they end."""
 
+import contextlib
 import json
 import os
 import sys
@@ -29,26 +30,32 @@ def run(work: Callable[[], None], what: str = "training") -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNHEARD
     except UserError as error:
-        print(f"{prefix}error: {printable(str(error))}", file=sys.stderr)
+        _complain(f"{prefix}error: {printable(str(error))}")
         return MISTAKE
     except TrainingFailed as error:
-        print(f"{prefix}{what} failed: {error}", file=sys.stderr)
+        _complain(f"{prefix}{what} failed: {error}")
         return FAILED
     except ExportFailed as error:
-        print(f"{prefix}export failed: {error}", file=sys.stderr)
+        _complain(f"{prefix}export failed: {error}")
         return FAILED
     except TrainingStopped as error:
         if is_first_process():
-            print(error, file=sys.stderr)
+            _complain(str(error))
         return STOPPED
     except KeyboardInterrupt:
-        print(f"{prefix}interrupted", file=sys.stderr)
+        _complain(f"{prefix}interrupted")
         return INTERRUPTED
     except Exception as error:
         if several:
-            print(f"{prefix}failed: {type(error).__name__}: {error}", file=sys.stderr)
+            _complain(f"{prefix}failed: {type(error).__name__}: {error}")
         raise
     return 0
+
+
+def _complain(text: str) -> None:
+    """On stderr; the status says it too, should nobody be able to read that."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def is_first_process() -> bool:
@@ -60,7 +67,7 @@ def require_folder(*paths: str | None) -> None:
     """Refuse output files in folders that do not exist, before the work is done."""
     for path in filter(None, paths):
         folder = Path(path).resolve().parent
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"cannot write {path}: its folder does not exist.")
         is_device = os.path.exists(path) and not os.path.isfile(path)
         if not is_device and not os.access(folder, os.W_OK):

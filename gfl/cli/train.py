@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gfl.cli.command import is_first_process, require_writable, run, write_json
 from gfl.cli.imports import imports_uncollected
+from gfl.files import is_class_map
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,15 +43,15 @@ def train(args: argparse.Namespace) -> None:
         from gfl.training import train as run_training
 
     outcome = run_training(config, work_dir=work_dir, resume=args.resume)
+    write_json(args.json, outcome)
     if is_first_process() and outcome["best"]:
         best = outcome["best"]
         kind = f"epoch {best['epoch']}, {outcome['weights']} weights"
         print(f"best AP {best['AP']:.4f} on val ({kind}): {work_dir}/best.pt")
-    write_json(args.json, outcome)
 
 
 def _default_work_dir(config: Path) -> Path:
     """runs/NAME; the folder that a training has written its config.yaml to, beside its classes."""
-    if config.name == "config.yaml" and (config.parent / "class_map.json").exists():
+    if config.name == "config.yaml" and is_class_map(config.parent / "class_map.json"):
         return config.parent
     return Path("runs") / config.stem

@@ -208,7 +208,7 @@ def load_checkpoint(path: str | Path) -> dict:
         DamagedCheckpoint: cut off, changed bytes, or no such file at all.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"checkpoint {path} does not exist: expected a best.pt or last.pt of gfl.")
     try:
         with zipfile.ZipFile(path) as archive:

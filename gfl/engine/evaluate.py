@@ -15,7 +15,7 @@ from gfl.distributed import broadcast_object, gather_objects, is_main
 from gfl.engine.box_evaluation import BoxEvaluation
 from gfl.engine.curves import class_curves
 from gfl.engine.diagnosis import diagnose
-from gfl.engine.memory import explained
+from gfl.engine.memory import explained, worker_losses_explained
 from gfl.structures import Batch, Detections
 
 METRICS = (
@@ -52,7 +52,7 @@ def detect(
     found, highest = {}, torch.zeros((), device=device)
     new_join = getattr(loader, "new_join", None)
     join = new_join() if new_join else lambda image_id, detections: {image_id: detections}
-    for given in loader:
+    for given in worker_losses_explained(loader):
         if stop():
             break
         with explained([given], ADVICE):

@@ -39,8 +39,9 @@ class Keeper:
         self.steps_per_epoch = steps_per_epoch
         self.say = say
         self.saved_step = state.step if (work_dir / LAST).exists() else None
-        if not (work_dir / BEST).exists():
-            state.best = {}  # whatever it was, it is gone: the next evaluation counts
+        if state.best and not broadcast_object((work_dir / BEST).exists()):
+            state.best = {}  # it is gone: the next evaluation counts, and one of now is owed
+            state.evaluated_step = min(state.evaluated_step, state.step - 1)
         self._best_on_disk = state.best
         self._owed_best: dict | None = None
         self._problem: str | None = None

@@ -1,6 +1,6 @@
 """Running out of memory, in words: what was too large, and what to lower."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -55,6 +55,12 @@ def explained(
             f"{max(boxes, default=0)} boxes in an image, image ids {ids[:16]}. Lower {advice}. "
             f"({first[:300]})"
         ) from error
+
+
+def worker_losses_explained(batches: Iterable) -> Iterator:
+    """The batches of a loader, with `lost_worker_explained` around the waiting for each."""
+    with lost_worker_explained():
+        yield from batches
 
 
 @contextmanager

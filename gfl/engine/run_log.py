@@ -2,18 +2,16 @@
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from gfl.engine.loading import LoaderWatch
 from gfl.errors import UserError
 from gfl.files import replacing
-from gfl.progress import Progress
+from gfl.progress import Progress, tell
 
 
 class RunLog:
@@ -50,7 +48,10 @@ class RunLog:
         if resume_step is not None:
             _cut_metrics(folder / "metrics.jsonl", resume_step, resume_evaluated)
         mode = "w" if resume_step is None else "a"
-        self._text = open(folder / "log.txt", mode, encoding="utf-8", buffering=1)
+        # Paths may hold bytes that are no UTF-8.
+        self._text = open(
+            folder / "log.txt", mode, encoding="utf-8", errors="backslashreplace", buffering=1
+        )
         self._metrics = open(folder / "metrics.jsonl", mode, encoding="utf-8", buffering=1)
         purge = 0 if resume_step is None else resume_step + 1
         self.board = writer(str(folder / "tensorboard"), purge_step=purge)
@@ -58,7 +59,7 @@ class RunLog:
     def say(self, message: str) -> None:
         """One message on stderr and in log.txt."""
         if self.folder is not None:
-            tqdm.write(message, file=sys.stderr)
+            tell(message)
             with self.going_on():
                 self._text.write(message + "\n")
 
@@ -113,7 +114,7 @@ class RunLog:
                 self._has_complained = True
                 words = getattr(error, "strerror", None) or str(error)
                 message = f"WARNING: logs in {self.folder} can not be written and will have gaps: "
-                tqdm.write(message + words, file=sys.stderr)
+                tell(message + words)
 
 
 def _cut_metrics(path: Path, step: int, evaluated_step: int) -> None:

@@ -1,5 +1,6 @@
 """Ending on a signal: finish the step, save, leave with a status that means "start me again"."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -15,6 +16,35 @@ SAME = 1.0
 STEP, EVALUATION = "gfl/stop_step", "gfl/stop_evaluation"
 
 
+# The end of the pipe that signals are told to, while a `StopSignal` is entered.
+_told: list[int] = []
+
+
+def _tell_no_longer() -> None:
+    """In a process that was forked: its signals are not those of this one."""
+    if _told:
+        signal.set_wakeup_fd(-1)
+        os.close(_told.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tell_no_longer)
+
+
+def _leave_at_a_second(arrivals: int) -> None:
+    """Read the numbers of signals, a byte each, as they arrive, until the other end is closed."""
+    first = None
+    with open(arrivals, "rb", buffering=0) as numbers:
+        while byte := numbers.read(1):
+            now = time.monotonic()
+            if byte[0] not in SIGNALS:
+                continue
+            if first is None:
+                first = now
+            elif now - first > SAME:
+                os._exit(128 + byte[0])
+
+
 class StopSignal:
     """Takes SIGTERM and SIGINT while it is entered; all processes then stop at the same step.
 
@@ -24,34 +54,46 @@ class StopSignal:
     store after the step was written and before it is reached.
 
     A second signal, more than a second later, ends the process at once with status 128 + number;
-    files are whole at any moment.
+    files are whole at any moment. A thread sees to that: Python handles signals between two of the
+    main thread's instructions only, of which a backward on a CPU may take many seconds.
     """
 
     def __init__(self):
         self.number: int | None = None
-        self._received = 0.0
         self._step: int | None = None
         self._before: dict = {}
+        self._arrivals: int | None = None
 
     def __enter__(self):
         # Python delivers signals to the main thread only, and lets only it ask for them.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            if os.name != "nt":  # whose pipes can not be told of signals
+                self._watch_arrivals()
         return self
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._arrivals is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(_told.pop())
+            self._arrivals = None
 
     def _receive(self, number: int, _frame) -> None:
-        now = time.monotonic()
         if self.number is None:
-            self.number, self._received = number, now
+            self.number = number
             name = signal.Signals(number).name
             text = f"{name}: finishing the step, then saving; a second signal leaves at once\n"
-            os.write(2, text.encode())  # print could be what was interrupted
-        elif now - self._received > SAME:
-            os._exit(128 + number)
+            with contextlib.suppress(OSError):  # a pipe whose reader the same Ctrl-C has ended
+                os.write(2, text.encode())  # print could be what was interrupted
+
+    def _watch_arrivals(self) -> None:
+        self._arrivals, told = os.pipe()
+        os.set_blocking(told, False)
+        _told.append(told)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        threading.Thread(target=_leave_at_a_second, args=(self._arrivals,), daemon=True).start()
 
     def due(self, step: int) -> bool:
         """Whether to stop after `step` finished steps; every process asks after each step."""

@@ -116,7 +116,7 @@ def train_step(
             with torch.autocast(
                 device.type, PRECISIONS[options.precision], enabled=options.precision != "fp32"
             ):
-                with _norms_explained():
+                with norms_explained():
                     predictions = network(images)
                 taught = () if teacher is None else (teacher(images),)
             losses = criterion(predictions, batch.targets, *taught)
@@ -141,7 +141,7 @@ def train_step(
 
 
 @contextmanager
-def _norms_explained() -> Iterator[None]:
+def norms_explained() -> Iterator[None]:
     """Say what to change where a batch norm is to learn from one value a channel."""
     try:
         yield
