@@ -102,16 +102,18 @@ class Detector:
         fuse: bool = True,
     ):
         self._describe(config, class_names, category_ids)
-        self.device, self.half = local_device(device), half
-        self.kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        self.device = local_device(device)
         model = model.eval().requires_grad_(False)
         if fuse:
             model.backbone = folded(model.backbone)
             model.neck, model.head = folded_blocks(model.neck), folded_blocks(model.head)
         self.model = model.to(self.device, memory_format=torch.channels_last)
-        cast_convolutions(self.model, self.kind if half else torch.float32)
         if compile:
             self.model.tensors = compiled_inference(self.model.tensors, self.device, compile)
+        if half:
+            kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+            cast_convolutions(self.model, kind)
+            self.model.tensors = torch.autocast(self.device.type, kind)(self.model.tensors)
         self.normalize = build.build_normalize(config, self.device)
 
     def _describe(self, config, class_names: tuple[str, ...], category_ids: tuple[int, ...]):
@@ -237,9 +239,7 @@ class Detector:
         batch = batch.to(self.device, non_blocking=True)
         images = self.normalize(batch.images, batch.input_sizes)
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self.kind, enabled=self.half):
-            predictions = self.model(images)
-        return postprocess(predictions, batch.metas, device="cpu")
+        return postprocess(self.model(images), batch.metas, device="cpu")
 
 
 class OnnxDetector(Detector):

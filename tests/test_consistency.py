@@ -77,6 +77,9 @@ class NoDetections:
 
     box, background_channel = DiracBox(), False
 
+    def detection_scores(self, predictions):
+        raise AssertionError
+
     def __call__(self, predictions, metas):
         return []
 

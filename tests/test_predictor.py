@@ -239,7 +239,8 @@ def test_a_deformable_network_is_folded_and_computes_in_half(half, tmp_path, fil
     images = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
         one, other = detector.model(images), plain.model(images)
-    torch.testing.assert_close(one.cls_logits, other.cls_logits, rtol=1e-3, atol=1e-3)
+    far = 0.05 if half else 1e-3
+    torch.testing.assert_close(one.cls_logits, other.cls_logits, rtol=far, atol=far)
     detector.predict(files[0])
 
 

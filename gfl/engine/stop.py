@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -15,27 +16,27 @@ SAME = 1.0
 # Names in the processes' common store.
 STEP, EVALUATION = "gfl/stop_step", "gfl/stop_evaluation"
 
-
-# The end of the pipe that signals are told to, while a `StopSignal` is entered.
-_told: list[int] = []
+# What signals are told to, while a `StopSignal` is entered.
+_told: list[socket.socket] = []
 
 
 def _tell_no_longer() -> None:
     """In a process that was forked: its signals are not those of this one."""
     if _told:
         signal.set_wakeup_fd(-1)
-        os.close(_told.pop())
+    while _told:
+        _told.pop().close()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_tell_no_longer)
 
 
-def _leave_at_a_second(arrivals: int) -> None:
+def _leave_at_a_second(arrivals: socket.socket) -> None:
     """Read the numbers of signals, a byte each, as they arrive, until the other end is closed."""
     first = None
-    with open(arrivals, "rb", buffering=0) as numbers:
-        while byte := numbers.read(1):
+    with arrivals:
+        while byte := arrivals.recv(1):
             now = time.monotonic()
             if byte[0] not in SIGNALS:
                 continue
@@ -62,23 +63,25 @@ class StopSignal:
         self.number: int | None = None
         self._step: int | None = None
         self._before: dict = {}
-        self._arrivals: int | None = None
+        self._told_before = -1
 
     def __enter__(self):
         # Python delivers signals to the main thread only, and lets only it ask for them.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-            if os.name != "nt":  # whose pipes can not be told of signals
-                self._watch_arrivals()
+            arrivals, told = socket.socketpair()
+            told.setblocking(False)
+            _told.append(told)
+            self._told_before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=_leave_at_a_second, args=(arrivals,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self._arrivals is not None:
-            signal.set_wakeup_fd(-1)
-            os.close(_told.pop())
-            self._arrivals = None
+        if self._before:
+            signal.set_wakeup_fd(self._told_before)
+            _told.pop().close()
 
     def _receive(self, number: int, _frame) -> None:
         if self.number is None:
@@ -87,13 +90,6 @@ class StopSignal:
             text = f"{name}: finishing the step, then saving; a second signal leaves at once\n"
             with contextlib.suppress(OSError):  # a pipe whose reader the same Ctrl-C has ended
                 os.write(2, text.encode())  # print could be what was interrupted
-
-    def _watch_arrivals(self) -> None:
-        self._arrivals, told = os.pipe()
-        os.set_blocking(told, False)
-        _told.append(told)
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        threading.Thread(target=_leave_at_a_second, args=(self._arrivals,), daemon=True).start()
 
     def due(self, step: int) -> bool:
         """Whether to stop after `step` finished steps; every process asks after each step."""
