@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from pathlib import Path
 
 from gfl.engine.checkpoint import DamagedCheckpoint, is_checkpoint, load_checkpoint, save_checkpoint
@@ -37,7 +38,7 @@ def require_storable(path: str | Path, split: str) -> None:
             f"--store-temperature with --split {split}: a temperature is fitted on val, so that "
             "test can show whether it holds, and train is too well known to the network."
         )
-    if not Path(path).is_file() or not is_checkpoint(path):
+    if not os.path.isfile(path) or not is_checkpoint(path):
         raise UserError(
             f"--store-temperature: {path} is no checkpoint of gfl. Convert a public file first: "
             f"python tools/convert.py {path} --out FILE.pt"

@@ -82,13 +82,15 @@ def require_writable(
 ) -> None:
     """Refuse an output file that can not be, or that would fall on something of the user's.
 
+    Of several processes the first alone writes: on other machines the folder may be missing.
+
     Args:
         path: where a file is to be written; an old one there is replaced.
         sources: files that are read.
         others: other outputs of the same command.
         plain: whether it has to be a file; else devices such as /dev/stdout will do.
     """
-    if path is None:
+    if path is None or not is_first_process():
         return
     require_folder(path)
     place = Path(path).resolve()

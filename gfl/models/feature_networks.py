@@ -1,5 +1,6 @@
 """Classification networks of timm and torchvision, cut so that they give feature maps."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def load_classifier_weights(features: nn.Module, full_name: str, source: bool | 
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix != ".safetensors" or not os.path.isfile(path):
         return read_state_dict(path)
     try:
         from safetensors.torch import load_file
