@@ -1,5 +1,6 @@
 """Fixtures and builders that several test files use."""
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -101,3 +102,20 @@ def browser():
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
     yield browser
     browser.quit()
+
+
+@pytest.fixture
+def obeys_permissions():
+    """Root is let in everywhere by two capabilities; without them it is like any other owner."""
+    if getattr(os, "geteuid", lambda: 1)() != 0:
+        yield
+        return
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = effective
+    assert libc.capset(header, sets) == 0

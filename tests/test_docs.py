@@ -91,6 +91,7 @@ def test_programs_run_one_after_the_other(page, place, monkeypatch, capsys):
     try:
         for code in blocks(page, "python"):
             exec(compile(code, str(page), "exec"), names)
+        assert set(names) > {"__name__", "__builtins__"}  # they have run, and made something
     finally:
         for name, table in tables.items():
             getattr(gfl.build, name).clear()

@@ -1,7 +1,6 @@
 """COCO, VOC and YOLO folders of the same data; classes and splits chosen in the config."""
 
 import json
-import os
 import random
 import re
 
@@ -519,7 +518,6 @@ def test_a_place_whose_name_is_too_long_is_refused(folders, kind):
         read_at(folders["coco"] / ("x" * 300), kind, folders)
 
 
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
 @pytest.mark.parametrize(
     ("kind", "format", "closed", "words"),
     [
@@ -533,7 +531,9 @@ def test_a_place_whose_name_is_too_long_is_refused(folders, kind):
         ("yolo", "yolo", "images/train", "cannot read folder .*train: Permission denied"),
     ],
 )
-def test_a_folder_that_may_not_be_read_is_refused(folders, kind, format, closed, words):
+def test_a_folder_that_may_not_be_read_is_refused(
+    folders, obeys_permissions, kind, format, closed, words
+):
     closed = folders[format] / closed
     closed.chmod(0)
     try:

@@ -583,7 +583,7 @@ def test_a_class_map_of_the_users_is_not_written_over_and_makes_no_work_dir(tmp_
     assert _default_work_dir(tmp_path / "config.yaml") == tmp_path
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
 def test_a_loading_process_that_outlives_a_training_does_not_hold_its_directory(tmp_path):
     from gfl.work_dir import only_one_training
 
@@ -595,7 +595,7 @@ def test_a_loading_process_that_outlives_a_training_does_not_hold_its_directory(
         time.sleep(0.5)
     try:
         with only_one_training(tmp_path / "run"):
-            pass
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it still lives
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -33,8 +33,10 @@ def step_and_forward_options(setting: Setting) -> list[Record]:
     works = {name: Training(setting, **train).step for name, train in steps.items()}
     rows = _rows(setting, f"gfl step, {setting}", Training(setting).step, works) + rows
     for count in setting.batches if forwards else ():
-        images = _images(setting, count)
-        plain = partial(_forward, setting, our_detector(setting), images)
+        detector, batch = our_detector(setting), random_batch(setting, count)
+        images = detector.normalize(batch.images, batch.input_sizes)
+        images = images.contiguous(memory_format=LAYOUT)
+        plain = partial(_forward, setting, detector, images)
         works = {
             name: partial(_forward, setting, our_detector(setting, compile), images)
             for name, compile in forwards.items()
@@ -55,12 +57,6 @@ def _rows(setting: Setting, name: str, plain, works: dict) -> list[Record]:
         text = f"{name.partition(',')[0]}, {option}"
         rows.append(record(FIGURE, text, "ms", spread.times(1000), without, "without"))
     return rows
-
-
-def _images(setting: Setting, count: int) -> torch.Tensor:
-    batch = random_batch(setting, count)
-    images = our_detector(setting).normalize(batch.images, batch.input_sizes)
-    return images.contiguous(memory_format=LAYOUT)
 
 
 @torch.inference_mode()
