@@ -19,7 +19,6 @@ from gfl.errors import UserError
 from gfl.sample import make_shapes
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-PYTHON_PAGES = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 
 
 def blocks(page, language: str) -> list[str]:
@@ -27,6 +26,10 @@ def blocks(page, language: str) -> list[str]:
     text = page.read_text(encoding="utf-8")
     found = re.findall(rf"(<!-- not run[^>]*-->\n)?```{language}\n(.*?)```", text, re.DOTALL)
     return [code for skipped, code in found if not skipped]
+
+
+# Those with programs that are run.
+PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
