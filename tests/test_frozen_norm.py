@@ -146,6 +146,27 @@ def test_res2net_folds_all_but_the_deformable():
     assert norms and all(isinstance(norm, AppliedNorm) for norm in norms)
 
 
+def test_a_single_pixel_with_a_stride_gives_no_gradient_to_what_it_skips():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 3, 1, stride=(2, 3), bias=False), nn.BatchNorm2d(3)
+    network = disturb_norms(nn.Sequential(*layers)).double().eval()
+    fold_frozen_norms(network)
+    results = []
+    for either in (network, unfolded(network)):
+        torch.manual_seed(1)
+        x = torch.randn(2, 2, 5, 7, dtype=torch.float64, requires_grad=True)
+        output = either(x)
+        weights = torch.randn_like(output)
+        of_x, of_weight = torch.autograd.grad((output * weights).sum(), (x, either[0].weight))
+        results.append((output, of_x, of_weight))
+    for own, expected in zip(*results, strict=True):
+        torch.testing.assert_close(own, expected)
+    assert results[0][0].shape == (2, 3, 3, 3)
+    reached = torch.zeros(5, 7, dtype=torch.bool)
+    reached[::2, ::3] = True
+    assert torch.equal((results[0][1] != 0).any(0).any(0), reached)
+
+
 def test_only_inputs_are_kept_for_the_backward():
     """Neither the convolution's output nor the product of weight and scale."""
     network = two_layers()

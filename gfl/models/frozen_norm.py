@@ -34,18 +34,30 @@ class NormedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm[0]
         if torch.is_grad_enabled() and (self.weight.requires_grad or x.requires_grad):
-            if self._has_small_output(x):
-                return norm.apply_to(self._conv_forward(x, self.weight, None))
-            settings = self.stride, self.padding, self.dilation, self.groups
+            x, stride = self._looked_at(x)
+            settings = stride, self.padding, self.dilation, self.groups
+            if self._has_small_output(x, stride):
+                return norm.apply_to(F.conv2d(x, self.weight, None, *settings))
             return _NormedConvolution.apply(
                 x, self.weight, norm.weight, norm.bias, norm.running_mean, norm.rstd(), settings
             )
         scale, shift = self.scale_and_shift()
         return self._conv_forward(x, _scaled(self.weight, scale), shift)
 
-    def _has_small_output(self, x: Tensor) -> bool:
+    def _looked_at(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The part of x that is looked at, and the stride over it.
+
+        On a CPU the backward of a single pixel with a stride, all of x before it, takes several
+        times the memory of x, and longer.
+        """
+        is_sparse = self.kernel_size == (1, 1) and self.stride != (1, 1)
+        if not is_sparse or x.device.type != "cpu":
+            return x, self.stride
+        return x[:, :, :: self.stride[0], :: self.stride[1]], (1, 1)
+
+    def _has_small_output(self, x: Tensor, stride: tuple) -> bool:
         """Whether the output is much smaller than the weights, which then are left as they are."""
-        places = len(x) * x.shape[2] * x.shape[3] // math.prod(self.stride)
+        places = len(x) * x.shape[2] * x.shape[3] // math.prod(stride)
         return places * MUCH_SMALLER <= self.weight.numel() // self.out_channels
 
 
