@@ -13,7 +13,7 @@ import torch
 from builders import pyramid
 from torch import nn
 
-from gfl.benchmark import light, options, scaling
+from gfl.benchmark import light, memory_program, options, scaling
 from gfl.benchmark.coco_sample import coco_detections, coco_truth
 from gfl.benchmark.coco_speed import agreement, coco_speed
 from gfl.benchmark.inference import CANDIDATES, _some_candidates, inference
@@ -389,8 +389,35 @@ def test_a_process_that_ends_is_a_row_and_not_the_end(monkeypatch, capfd):
 def test_memory_of_processes():
     rows = memory(TINY)
     assert_well_formed(rows)
+    allocated, resident = rows
+    assert "allocated" in allocated.note and "resident" in resident.note
     # ResNet-18 and its pyramid and towers are 19 million weights, with gradient and momentum.
-    assert rows[0].median > 3 * 19 * 4
+    least = 3 * 19e6 * 4 / 2**20
+    assert least < allocated.median < 1.5 * least and resident.median > least
+
+
+def test_allocated_peak_counts_what_lives_at_the_same_time(monkeypatch):
+    """Two steps of 3 MiB, of which the first MiB is gone before the last comes; 5 MiB stay."""
+
+    def make(name: str, setting: Setting):
+        stays = torch.empty(5, 2**20, dtype=torch.uint8)
+
+        def step():
+            gone = torch.empty(2**20, dtype=torch.uint8)
+            kept = torch.empty(len(stays) - 4, 2**20, dtype=torch.uint8)
+            del gone
+            return kept, torch.empty(2**20, dtype=torch.uint8)
+
+        return step
+
+    monkeypatch.setattr(memory_program, "step_of", make)
+    assert memory_program.allocated_peak("any", TINY) == 7 * 2**20
+
+
+def test_memory_of_a_rival_that_there_is_not_is_a_row():
+    rows = memory(dataclasses.replace(TINY, backbone="resnet18_w16"))
+    assert [row.verdict for row in rows] == ["not measured here"] * 2
+    assert all("torchvision has no resnet18_w16" in row.note for row in rows)
 
 
 # The command
