@@ -136,9 +136,12 @@ class Postprocess:
             image, row, label = (level > self.score_threshold).nonzero(as_tuple=True)
             if self.pre_nms_rule == "pairs" and len(image) > self.pre_nms_top_k:
                 pairs = level.flatten(1)
-                best = pairs.topk(min(self.pre_nms_top_k, pairs.shape[1]))
-                image, number = (best.values > self.score_threshold).nonzero(as_tuple=True)
-                pair = best.indices[image, number]
+                # In the order of their places, as where all pairs are kept: of equals NMS keeps the
+                # first, which must not depend on the other images of the batch.
+                best = pairs.topk(min(self.pre_nms_top_k, pairs.shape[1])).indices.sort().values
+                is_kept = pairs.gather(1, best) > self.score_threshold
+                image, number = is_kept.nonzero(as_tuple=True)
+                pair = best[image, number]
                 row, label = pair // level.shape[2], pair % level.shape[2]
             images.append(image)
             locations.append(first + near[image, row])

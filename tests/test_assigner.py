@@ -248,6 +248,18 @@ def test_image_without_objects_beside_one_with_objects_is_background():
     assert (assignment.weight == 1).all()
 
 
+def test_of_equally_near_locations_the_same_are_candidates_whatever_the_padding():
+    """Centre (12, 20): four of P3's locations are 4 sqrt 2 away, the next twelve tie in pairs."""
+    images = []
+    for side in (64, 320):
+        grid = pyramid(side, side)
+        targets = make_targets([[[0, 0, 24, 40]]], size=(64, 64), valid=[[64, 64]])
+        centers, strides = grid.centers.tolist(), grid.strides.tolist()
+        positives = positives_of(ATSSAssigner()(grid, targets))
+        images.append([(*centers[location], strides[location]) for location in positives])
+    assert images[0] == images[1] and len(images[0]) > 4
+
+
 def test_rows_that_are_not_present_claim_nothing():
     targets = make_targets([[[10, 10, 50, 50], [30, 12, 80, 60]]], size=(64, 96))
     absent = replace(targets, present=torch.tensor([[True, False]]))

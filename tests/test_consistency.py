@@ -97,6 +97,20 @@ def test_a_crowd_region_is_neither_an_object_nor_background_for_the_quality(is_c
     assert found.on_object.all() and (len(found.iou) > 0) == (not is_crowd)
 
 
+@pytest.mark.parametrize(("width", "background"), [(328.0, 0), (8.0, 12)])
+def test_small_boxes_in_a_large_crowd_are_no_background(width, background):
+    """Boxes of 64 x 64 around places from (0, 0) to (24, 24): their IoU with it is below 0.1.
+
+    Of 8 pixels' width the region has an eighth of the boxes around x = 0 and nothing of the others.
+    """
+    grid = make_grid(((4, 4),), (8,))
+    logits = Predictions(torch.zeros(1, 16, 1), torch.zeros(1, 16, 4), grid, torch.zeros(1, 16, 1))
+    entry = {"bbox": [-32.0, -400.0, width, 800.0], "iscrowd": True}
+    watch = QualityWatch(NoDetections(), SimpleNamespace(imgToAnns={1: [entry]}))
+    watch(logits, (ImageMeta(1, (32, 32), (32, 32), (1.0, 1.0)),))
+    assert len(watch.samples().iou) == background
+
+
 def test_the_quality_is_looked_at_within_the_picture_in_its_own_pixels_and_classes():
     """A picture of 16 x 12 seen at twice its size; the box of (24, 16), beside it, is the object.
 

@@ -1,6 +1,7 @@
 """Decoding worked by hand, what is kept and in which order, and NMS against torchvision."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -361,7 +362,25 @@ def test_the_best_pairs_are_those_of_all_pairs(threshold):
             above = level[level > threshold]
             want.append(above.topk(min(50, len(above))).values)
         own = image == number
-        assert torch.equal(scores[number, location[own], label[own]], torch.cat(want))
+        kept = scores[number, location[own], label[own]]
+        assert torch.equal(kept.sort().values, torch.cat(want).sort().values)
+
+
+def test_of_equal_scores_an_image_keeps_the_same_boxes_whatever_is_in_its_batch():
+    """Alone, each image has fewer candidates than `pre_nms_top_k`; together they have more."""
+    predictions = random_predictions(pyramid(128, 128), 2, reg_max=REG_MAX)
+    steps = (predictions.cls_logits * 2).round() / 2  # scores of a coarse grid: many are equal
+    predictions = replace(predictions, cls_logits=steps)
+    metas = (meta((128, 128)),) * 2
+    counts = (predictions.class_scores() > 0.5).sum((1, 2))
+    rules = postprocess(score_threshold=0.5, pre_nms_top_k=int(counts.max()))
+    together = rules(predictions, metas)
+    for number, found in enumerate(together):
+        one = slice(number, number + 1)
+        alone = replace(predictions, cls_logits=steps[one], box_logits=predictions.box_logits[one])
+        (expected,) = rules(alone, metas[one])
+        assert torch.equal(found.boxes, expected.boxes)
+        assert torch.equal(found.scores, expected.scores)
 
 
 def test_nms_runs_once_for_a_batch(monkeypatch):

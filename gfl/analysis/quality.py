@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gfl.analysis.consistency import wrong_pairs
 from gfl.analysis.records import BACKGROUND_IOU
-from gfl.boxes import pairwise_iou
+from gfl.boxes import EPSILON, box_area, pairwise_iou
 from gfl.postprocess import Postprocess
 from gfl.structures import Detections, ImageMeta, Predictions
 
@@ -88,13 +88,16 @@ class QualityWatch:
         grid, box = predictions.grid, self._postprocess.box
         boxes = box.boxes(predictions.box_logits[row], grid.centers, grid.strides[:, None])
         boxes = boxes / boxes.new_tensor(meta.scale * 2)
-        iou, with_crowd = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes))
+        iou, in_crowd = boxes.new_zeros(len(boxes)), boxes.new_zeros(len(boxes))
         for entry in self._truth.imgToAnns.get(meta.image_id, []):
             there = boxes.new_tensor(entry["bbox"])
             there = torch.cat((there[:2], there[:2] + there[2:]))
             overlap = pairwise_iou(boxes, there[None])[:, 0]
-            with_crowd = torch.maximum(with_crowd, overlap)
-            if not entry.get("iscrowd"):
+            if entry.get("iscrowd"):
+                # The share of the box inside, as COCO counts it: a box of any size may be part.
+                common = overlap / (1 + overlap) * (box_area(boxes) + box_area(there))
+                in_crowd = torch.maximum(in_crowd, common / box_area(boxes).clamp(min=EPSILON))
+            else:
                 iou = torch.maximum(iou, overlap)
         if self._postprocess.background_channel:
             scores = scores[:, :-1]
@@ -102,7 +105,8 @@ class QualityWatch:
         inside = (grid.centers < grid.centers.new_tensor(meta.input_size[::-1])).all(1)
         generator = torch.Generator().manual_seed(meta.image_id % 2**31)
         parts = []
-        for kind, mask in ((1, iou >= FOREGROUND_IOU), (0, with_crowd < BACKGROUND_IOU)):
+        is_background = torch.maximum(iou, in_crowd) < BACKGROUND_IOU
+        for kind, mask in ((1, iou >= FOREGROUND_IOU), (0, is_background)):
             rows = (mask & inside).nonzero().squeeze(1).cpu()
             drawn = rows[torch.randperm(len(rows), generator=generator)[:DRAWN]].to(iou.device)
             values = (scores.amax(1)[drawn], quality[drawn], iou[drawn])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gfl.assigner.claims import resolve_claims, sparse_assignment
+from gfl.assigner.claims import cheapest, resolve_claims, sparse_assignment
 from gfl.boxes import aligned_iou, xyxy_to_ltrb
 from gfl.grid import ORIGINS, check_anchors
 from gfl.structures import Assignment, Grid, Targets
@@ -110,9 +110,9 @@ class ATSSAssigner:
             )
             distance = (dy[..., :, None].square() + dx[..., None, :].square()).sqrt().flatten(-2)
             location = (first + rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
-            distance, nearest = distance.topk(min(self.top_k, height * width), largest=False)
+            nearest = cheapest(distance, min(self.top_k, height * width))
             indices.append(location.gather(-1, nearest))
-            found.append(distance.isfinite())
+            found.append(distance.gather(-1, nearest).isfinite())
             first += height * width
         is_candidate = torch.cat(found, -1) & targets.present[..., None]
         return torch.cat(indices, -1), is_candidate

@@ -101,9 +101,9 @@ class Head(Section):
     activation: Literal["relu", "hardswish", "silu"] = "relu"
     towers: Literal["separate", "shared"] = "separate"
     """One tower for class and one for box, or one for both."""
-    quality_top_k: Int = Field(default=4, ge=1)
+    quality_top_k: Int = Field(default=4, ge=1, le=4097)
     """With quality: distribution_guided, how many probabilities of a side it looks at."""
-    quality_channels: Int = Field(default=64, ge=1)
+    quality_channels: Int = Field(default=64, ge=1, le=8192)
     """With quality: distribution_guided, the predictor's hidden channels."""
     score: Literal["scalar", "distribution"] = "scalar"
     """What a class score is: the sigmoid of a logit, or the expectation of a distribution over
