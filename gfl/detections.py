@@ -128,6 +128,8 @@ class Detections(OnDevice):
             (D, 4, 2) lower and upper end of the central interval, x for left and right, y for top
             and bottom, pixels of the original image, not clipped to it. See `gfl/intervals.py`;
             whether a share p of the true sides lies there has to be measured: docs/analysis.md.
+            With model.box: gaussian, bins are too coarse for deviations below a stride and end at
+            `reg_max`: there `boxes` and `edge_std` are the normal distribution itself.
 
         Raises:
             UserError: p is not inside (0, 1), or the distributions are not there.

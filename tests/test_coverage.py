@@ -1,10 +1,12 @@
 """Coverage of intervals: counts by hand, temperatures that are known, and what may be said."""
 
+from dataclasses import replace
 from statistics import NormalDist
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_matched import BOX, split_of
 
 from gfl.analysis.coverage import (
     LEVELS,
@@ -107,6 +109,25 @@ def test_cross_fitting_uses_the_other_half_only():
     # Each half gets the temperature of the other: 2 where 0.5 were right, and the reverse.
     assert (levels[:2000] <= 0.5).mean() > 0.95 and (levels[2000:] <= 0.5).mean() < 0.2
     assert cross_fitted_levels(normal_sides(5, 1.0)) is None  # one image
+
+
+def test_sides_of_normal_distributions_have_the_levels_of_the_normal():
+    """Whatever the bins of the detections say: here nothing, as far beyond `reg_max`."""
+    offsets, deviations = np.array([[0.0, -1.5, 3.0, 4.5]]), np.array([[2.0, 1.0, 3.0, 9.0]])
+    split = split_of([[(0, BOX)]], [[(0, 0.9, tuple(np.array(BOX) + offsets[0]))]])
+    records = replace(
+        split.records,
+        edge_std=deviations,
+        probabilities=np.eye(17)[None, :4],
+        positions=np.tile(np.arange(17.0), (1, 4, 1)),
+        is_normal=True,
+    )
+    sides = records.sides()
+    want = [2 * NormalDist().cdf(z) - 1 for z in (0.0, 1.5, 1.0, 0.5)]
+    assert sides.levels().tolist() == pytest.approx(want, abs=0.003)
+    halves = [2 * NormalDist().cdf(z) - 1 for z in (0.0, 0.75, 0.5, 0.25)]
+    assert sides.levels(2.0).tolist() == pytest.approx(halves, abs=0.003)
+    assert records.sides(1).levels().tolist() == pytest.approx(want[1:2], abs=0.003)
 
 
 def coverages(*shares: float, margin: float = 0.01) -> list[Coverage]:

@@ -1,7 +1,7 @@
 """One pass of a checkpoint over a split: everything that the statistics need."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pycocotools.coco import COCO
@@ -121,11 +121,12 @@ def collect(
         detector.config.postprocess.max_per_image,
         read_edge_blur(dataset.origins),
     )
+    is_normal = detector.config.model.box == "gaussian"
     return Collected(
         config=detector.config,
         weights=weights,
         temperature=detector.temperature,
-        split=matched,
+        split=replace(matched, records=replace(matched.records, is_normal=is_normal)),
         quality=watch.samples(),
         dataset=dataset,
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from gfl.analysis.coverage import Sides
 
@@ -49,6 +50,8 @@ class Records:
         iou: (n,) IoU with the matched object, else with the nearest object of its class.
         iou_any: (n,) IoU with the nearest object of any class.
         objects: what is there.
+        is_normal: each side is a normal distribution (`model.box: gaussian`) about the box's, of
+            which `probabilities` are shares; see `sides`.
     """
 
     image_ids: tuple[int, ...]
@@ -66,6 +69,7 @@ class Records:
     iou: np.ndarray
     iou_any: np.ndarray
     objects: Objects
+    is_normal: bool = False
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -99,7 +103,11 @@ class Records:
 
     def sides(self, side: int | None = None) -> Sides | None:
         """Sides with distributions of correctly found objects, clipped ones left out: all, or only
-        left, top, right or bottom (0 to 3)."""
+        left, top, right or bottom (0 to 3).
+
+        Normal distributions are given in bins of an eighth of a deviation: those of `probabilities`
+        are as wide for a small deviation as for a large one, and end at `reg_max`.
+        """
         if self.probabilities is None:
             return None
         kept = self.is_true[:, None] & ~self.is_clipped
@@ -108,9 +116,17 @@ class Records:
         truth = np.full(self.boxes.shape, np.nan)
         truth[self.is_true] = self.objects.boxes[self.match[self.is_true]]
         images = np.repeat(self.images[:, None], 4, 1)
-        return Sides(
-            self.probabilities[kept].astype(float),
-            self.positions[kept].astype(float),
-            truth[kept],
-            images[kept],
-        )
+        if self.is_normal:
+            bins = _bins_of_normals(self.boxes[kept], self.edge_std[kept])
+        else:
+            bins = self.probabilities[kept].astype(float), self.positions[kept].astype(float)
+        return Sides(*bins, truth[kept], images[kept])
+
+
+def _bins_of_normals(means: np.ndarray, deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and positions (n, 65) of n normal distributions, out to 4 deviations."""
+    steps = torch.arange(-32, 33, dtype=torch.float64) / 8
+    below = torch.special.ndtr((steps[1:] + steps[:-1]) / 2).numpy()
+    probabilities = np.diff(below, prepend=0, append=1)
+    positions = means[:, None] + deviations[:, None] * steps.numpy()
+    return np.tile(probabilities, (len(means), 1)), positions
