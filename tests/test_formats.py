@@ -155,6 +155,22 @@ def test_voc_without_lists_is_one_set(folders):
     assert sorted([*parts[0].image_ids, *parts[1].image_ids]) == list(range(1, 10))
 
 
+def test_voc_that_lacks_a_trained_class_has_no_objects_of_it(folders):
+    """A VOC folder does not say which classes there are, only those of its objects."""
+    voc, trained = folders["voc"], ("disc", "hexagon", "square")
+    dataset = dataset_of(voc, "voc", "val", names=trained)
+    assert dataset.class_names == trained and len(set(dataset.category_ids)) == 3
+    assert set(dataset.objects()[1].tolist()) == {0, 2}
+    names = {c["name"] for c in dataset.ground_truth().dataset["categories"]}
+    assert names == set(trained)
+    chosen = dataset_of(voc, "voc", "val", names=("hexagon", "disc"), classes=["hexagon", "disc"])
+    assert set(chosen.objects()[1].tolist()) == {1}
+    with pytest.raises(UserError, match=r"only here \['square'\]"):
+        dataset_of(voc, "voc", "val", names=("disc", "hexagon"))
+    with pytest.raises(UserError, match="data.classes names 'disk'"):  # nothing is known of it
+        dataset_of(voc, "voc", classes=["disk"])
+
+
 def test_voc_trainval_is_the_list_of_train_where_there_is_no_other(folders):
     lists = folders["voc"] / "ImageSets" / "Main"
     names = (lists / "train.txt").read_text().split()

@@ -1,6 +1,7 @@
 """`tools/predict.py` and `gfl`: sources, outputs, and what must not happen to a user's files."""
 
 import json
+import signal
 from dataclasses import replace
 
 import cv2
@@ -10,6 +11,7 @@ import torch
 
 import gfl
 import gfl.structures
+from gfl import predicting
 from gfl.cli.main import COMMANDS
 from gfl.cli.main import main as gfl_main
 from gfl.cli.predict import main
@@ -253,6 +255,25 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(tmp_path, monkeypatch):
     assert summary["images"] == 3
     assert len(json.loads((tmp_path / "predictions.json").read_text())) == 3
     assert len(list(Video(Source(str(tmp_path / "camera_0.mp4"), "film")))) == 3
+
+
+def test_sigterm_keeps_what_was_found(checkpoint, pictures, tmp_path, monkeypatch):
+    out, before = tmp_path / "out", signal.getsignal(signal.SIGTERM)
+
+    def detect_twice(self, images):
+        detect_twice.left -= 1
+        if not detect_twice.left:
+            signal.raise_signal(signal.SIGTERM)
+        return detect(self, images)
+
+    detect, detect_twice.left = predicting._Run._detect, 3
+    monkeypatch.setattr(predicting._Run, "_detect", detect_twice)
+    arguments = pictures, "--out", out, "--batch-size", 1
+    assert run(checkpoint, *arguments) == 130
+    assert len(json.loads((out / "predictions.json").read_text())) == 2
+    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.undo()
+    assert run(checkpoint, *arguments) == 0  # its own pictures may be drawn anew
 
 
 def test_ctrl_c_leaves_no_part_of_a_video(tmp_path, monkeypatch):

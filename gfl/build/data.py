@@ -144,8 +144,9 @@ def _listings(data: Data, split: str, findings: Findings) -> list[Listing]:
         return [_few(listing, data, findings) for listing in _read(data, "train", findings)]
     if has_split(data, "val"):
         raise UserError(
-            f"data.val_fraction is {data.val_fraction}, but there is a val of its own: leave "
-            "data.val_fraction out."
+            f"data.val_fraction is {data.val_fraction}, but there is a val of its own: set "
+            "data.val_fraction=null to use it, or remove it (the val line of data.yaml, val.txt in "
+            "ImageSets/Main, val.json or data.val) to divide the training images."
         )
     parts = []
     for listing in _read(data, "train", findings):

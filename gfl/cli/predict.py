@@ -1,8 +1,11 @@
 """Find objects in images, folders, videos or a camera's picture, and draw them."""
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
+import threading
 
 from gfl.cli.command import require_writable, run, write_json
 from gfl.cli.imports import imports_uncollected
@@ -96,7 +99,8 @@ def predict(args: argparse.Namespace) -> None:
         frames=args.frames,
         html_limit=args.html_limit if args.html else None,
     )
-    summary = predict_sources(detector, sources, prediction)
+    with _terminated_as_by_ctrl_c():
+        summary = predict_sources(detector, sources, prediction)
     for path, reason in summary["skipped"].items():
         print(f"skipped {path}: {reason}", file=sys.stderr)
     if not summary["images"]:
@@ -105,3 +109,16 @@ def predict(args: argparse.Namespace) -> None:
     print(f"{summary['images']} images, {summary['detections']} detections: {counts}")
     print(f"written: {args.out}")
     write_json(args.json, summary)
+
+
+@contextlib.contextmanager
+def _terminated_as_by_ctrl_c():
+    """SIGTERM, as of `timeout` or a scheduler, keeps what was detected so far, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # which alone handles signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

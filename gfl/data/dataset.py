@@ -83,6 +83,8 @@ class DetectionDataset:
         max_skipped: float = 0.5,
     ):
         findings = Findings() if findings is None else findings
+        if class_names:
+            listings = [listing.with_classes(class_names) for listing in listings]
         if classes:
             listings = [listing.keep_classes(tuple(classes), findings) for listing in listings]
         self.origins = tuple(listing.origin for listing in listings)

@@ -1,5 +1,6 @@
 """What an annotation file or folder says, of whatever format, before any image is looked at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +51,7 @@ class Listing:
         num_annotations: how many were listed, whether legible or not.
         num_listed: images that were listed, also those whose annotations can not be read.
         relative: boxes are fractions of width and height.
+        lists_classes: `categories` are all there are, not only those that have objects.
     """
 
     origin: str
@@ -60,6 +62,7 @@ class Listing:
     num_annotations: int
     num_listed: int
     relative: bool = False
+    lists_classes: bool = True
     _names: dict[int, str] = field(default_factory=dict)
 
     def place(self, entry: ListedObject) -> str:
@@ -69,6 +72,14 @@ class Listing:
             return entry.place
         name = Path(self.origin).name
         return f"{name}: annotations[{entry.place}] ({self._names.get(entry.image_id)})"
+
+    def with_classes(self, names: Sequence[str]) -> "Listing":
+        """The same with the classes `names` too, which have no objects, if it lists no classes."""
+        missing = [name for name in names if name not in self.categories.values()]
+        if self.lists_classes or not missing:
+            return self
+        more = enumerate(missing, max(self.categories, default=-1) + 1)
+        return replace(self, categories=self.categories | dict(more))
 
     def keep_classes(self, names: tuple[str, ...], findings: Findings) -> "Listing":
         """The same with the categories `names` only, in that order.

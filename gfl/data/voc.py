@@ -77,7 +77,8 @@ def read_voc(folder: Path, split: str | None, findings: Findings) -> Listing:
     listed, objects = _entries(usable, _picture_names(usable, images, findings), id_of)
     count = sum(page.num_objects for page in usable.values())
     categories = {number: name for name, number in id_of.items()}
-    return Listing(str(xml_folder), images, categories, listed, objects, count, len(chosen))
+    size = count, len(chosen)
+    return Listing(str(xml_folder), images, categories, listed, objects, *size, lists_classes=False)
 
 
 def _image_folder(folder: Path) -> Path:
