@@ -121,8 +121,12 @@ def _parse_override(text: str) -> dict:
         parsed: Any = parse_yaml(value)
     except yaml.YAMLError:
         parsed = value
-    if _takes_text(key) and not isinstance(parsed, str | dict | list | None):
-        parsed = value  # a folder called 2017 is no number
+    plain = value.strip()
+    if isinstance(parsed, str) and "#" in plain and plain[0] not in "\"'":
+        parsed = plain  # of "batch #3" YAML takes the end for a comment
+    elif _takes_text(key):
+        is_text = isinstance(parsed, str | dict | list) or plain.lower() in ("", "~", "null")
+        parsed = parsed if is_text else value  # a folder called 2017 is no number
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed

@@ -112,6 +112,15 @@ def test_ablation_row_lies_over_the_config_and_below_overrides(tmp_path):
     assert row_config(config, row, ["model.reg_max=4"]).model.reg_max == 4
 
 
+def test_ablation_of_a_config_that_needs_its_overrides(tmp_path):
+    config = write_config(tmp_path, epochs="auto", milestones=[8, 11])
+    row = write_row(tmp_path, "r", "loss: {beta: 1.0}\n")
+    with pytest.raises(UserError, match="schedule"):
+        row_config(config, row, [])
+    found = row_config(config, row, ["train.schedule=cosine"])
+    assert (found.train.schedule, found.loss.beta) == ("cosine", 1.0)
+
+
 def test_ablation_row_that_an_override_undoes_is_named(tmp_path):
     row = write_row(tmp_path, "r", "loss: {beta: 1.0}\nmodel: {reg_max: 12}\n")
     assert overridden(row, ["loss.beta=3", "train.epochs=1", "model.box=general"]) == ["loss.beta"]

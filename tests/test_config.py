@@ -443,6 +443,25 @@ def test_overrides_are_dotted_and_typed():
         assert type(place) is type(value), text
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("data.path=dd/batch #3", "dd/batch #3"),
+        ("data.path=#3", "#3"),
+        ("data.path='dd/batch' # three", "dd/batch"),
+        ("init_from=runs/r50 #2/best.pt", "runs/r50 #2/best.pt"),
+        ("model.backbone.pretrained=w/r18 #2.pth", "w/r18 #2.pth"),
+        ("data.path=NULL", None),
+        ("data.path=", None),
+    ],
+)
+def test_nothing_is_cut_off_a_text_of_an_override(text, want):
+    found = merge_overrides({}, [text])
+    for part in text.partition("=")[0].split("."):
+        found = found[part]
+    assert found == want
+
+
 def test_overrides_leave_the_rest_and_the_last_wins():
     values = {"train": {"epochs": 3, "seed": 1}}
     merged = merge_overrides(values, ["train.epochs=4", "train.epochs=5", "device=cpu"])

@@ -671,3 +671,21 @@ def test_a_scale_of_the_config_text_may_have_the_short_side_first(model, tmp_pat
     text = MMDET_2_TEXT.replace("(1000, 640)", "(640, 1000)")
     content, _ = convert(write(tmp_path / "a.pth", model, meta={"config": text}))
     assert content["config"]["data"]["test_size"] == {"short": 640, "long": 1000}
+
+
+@pytest.mark.parametrize(("finest", "levels"), [("P3", 4), ("P3", 6), ("P2", 4), ("P2", 5)])
+def test_pyramids_of_any_extent_are_renamed(finest, levels):
+    model = small_model(neck={"channels": 32, "finest": finest, "levels": levels})
+    ours = {name: value for name, value in model.state_dict().items() if name.startswith("neck.")}
+    outputs = len({name for name in ours if re.match(r"neck\.output\.\d\.weight", name)})
+
+    def theirs(name: str) -> str:
+        part, number, kind = name.removeprefix("neck.").split(".")
+        first = outputs if part == "downsample" else 0
+        part = "lateral_convs" if part == "lateral" else "fpn_convs"
+        return f"neck.{part}.{int(number) + first}.conv.{kind}"
+
+    assert outputs == (4 if finest == "P2" else 3)
+    found = convert_state_dict({theirs(name): value for name, value in ours.items()})
+    assert found.keys() == ours.keys()
+    assert all(found[name] is value for name, value in ours.items())

@@ -16,9 +16,6 @@ RENAMES: tuple[tuple[str, str | None], ...] = (
     (r"backbone\.stem\.7\.", "backbone.bn1."),
     (r"(backbone\..*\.)conv2_offset\.", r"\1conv2.conv_offset."),  # the first GFocal fork
     (r"neck\.lateral_convs\.(\d)\.conv\.", r"neck.lateral.\1."),
-    (r"neck\.fpn_convs\.([012])\.conv\.", r"neck.output.\1."),
-    (r"neck\.fpn_convs\.3\.conv\.", r"neck.downsample.0."),
-    (r"neck\.fpn_convs\.4\.conv\.", r"neck.downsample.1."),
     (r"bbox_head\.cls_convs\.(\d)\.conv\.", r"head.cls_tower.\1.conv."),
     (r"bbox_head\.reg_convs\.(\d)\.conv\.", r"head.box_tower.\1.conv."),
     (r"bbox_head\.cls_convs\.(\d)\.gn\.", r"head.cls_tower.\1.norm."),
@@ -30,8 +27,19 @@ RENAMES: tuple[tuple[str, str | None], ...] = (
 )
 
 
-def rename(name: str) -> str | None:
-    """Our name of an mmdet parameter, None for one that we have no use for."""
+def rename(name: str, num_outputs: int = 3) -> str | None:
+    """Our name of an mmdet parameter, None for one that we have no use for.
+
+    Args:
+        name: theirs.
+        num_outputs: of the backbone that the pyramid is made of. So many of mmdet's `fpn_convs`
+            belong to their levels, the others make coarser ones.
+    """
+    if found := re.match(r"neck\.fpn_convs\.(\d+)\.conv\.(.*)", name):
+        number = int(found[1])
+        if number < num_outputs:
+            return f"neck.output.{number}.{found[2]}"
+        return f"neck.downsample.{number - num_outputs}.{found[2]}"
     for pattern, replacement in RENAMES:
         if re.match(pattern, name):
             return None if replacement is None else re.sub(pattern, replacement, name)
@@ -44,9 +52,10 @@ def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         UserError: two entries mean the same tensor.
     """
+    laterals = {name for name in state if re.match(r"neck\.lateral_convs\.\d\.conv\.weight", name)}
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
-        ours = rename(name)
+        ours = rename(name, len(laterals) or 3)
         if ours in renamed:
             raise UserError(f"two entries are {ours}; the second is {name!r}.")
         if ours is not None:
