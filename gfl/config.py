@@ -122,11 +122,12 @@ def _parse_override(text: str) -> dict:
     except yaml.YAMLError:
         parsed = value
     plain = value.strip()
-    if isinstance(parsed, str) and "#" in plain and plain[0] not in "\"'":
-        parsed = plain  # of "batch #3" YAML takes the end for a comment
-    elif _takes_text(key):
-        is_text = isinstance(parsed, str | dict | list) or plain.lower() in ("", "~", "null")
-        parsed = parsed if is_text else value  # a folder called 2017 is no number
+    if isinstance(parsed, str):
+        if "#" in plain and plain[0] not in "\"'":
+            parsed = plain  # of "batch #3" YAML takes the end for a comment
+    elif _takes_text(key) and not isinstance(parsed, dict | list):
+        is_nothing = plain.lower() in ("", "~", "null")
+        parsed = None if is_nothing else value  # a folder called 2017 is no number
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     return parsed

@@ -249,7 +249,8 @@ def test_image_without_objects_beside_one_with_objects_is_background():
 
 
 def test_of_equally_near_locations_the_same_are_candidates_whatever_the_padding():
-    """Centre (12, 20): four of P3's locations are 4 sqrt 2 away, the next twelve tie in pairs."""
+    """Centre (12, 20): four of P3's locations are 4 sqrt 2 away, eight more 4 sqrt 10: of these
+    five are candidates."""
     images = []
     for side in (64, 320):
         grid = pyramid(side, side)

@@ -393,7 +393,6 @@ print("went on with", stop.number)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
 @pytest.mark.parametrize(
     ("second", "status", "said"),
     [("0.5", 0, "went on with 2"), ("1.8", 143, ""), ("to a fork", 0, "went on with None")],

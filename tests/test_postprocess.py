@@ -362,8 +362,12 @@ def test_the_best_pairs_are_those_of_all_pairs(threshold):
             above = level[level > threshold]
             want.append(above.topk(min(50, len(above))).values)
         own = image == number
-        kept = scores[number, location[own], label[own]]
-        assert torch.equal(kept.sort().values, torch.cat(want).sort().values)
+        # Those, and in the order of their places: level by level, location by location.
+        places = list(zip(location[own].tolist(), label[own].tolist(), strict=True))
+        assert places == sorted(places)
+        kept = scores[number, location[own], label[own]].split([len(part) for part in want])
+        for part, best in zip(kept, want, strict=True):
+            assert torch.equal(part.sort(descending=True).values, best)
 
 
 def test_of_equal_scores_an_image_keeps_the_same_boxes_whatever_is_in_its_batch():

@@ -583,7 +583,6 @@ def test_a_class_map_of_the_users_is_not_written_over_and_makes_no_work_dir(tmp_
     assert _default_work_dir(tmp_path / "config.yaml") == tmp_path
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows forks no processes")
 def test_a_loading_process_that_outlives_a_training_does_not_hold_its_directory(tmp_path):
     from gfl.work_dir import only_one_training
 

@@ -60,6 +60,7 @@ def row_config(
         seed: added to the config's train.seed.
         chosen: dotted keys to the values of what is left auto.
     """
+    # The overrides come twice: the config may be valid only with them, and they lie over the row.
     values = merge_values(load_config(config, overrides).to_dict(), row_values(row))
     values = merge_overrides(values, overrides)
     found = parse_config(values, f"row {row.name} over {config}")

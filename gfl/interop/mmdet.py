@@ -55,7 +55,7 @@ def convert_state_dict(state: dict[str, Tensor]) -> dict[str, Tensor]:
     laterals = {name for name in state if re.match(r"neck\.lateral_convs\.\d\.conv\.weight", name)}
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
-        ours = rename(name, len(laterals) or 3)
+        ours = rename(name, len(laterals))
         if ours in renamed:
             raise UserError(f"two entries are {ours}; the second is {name!r}.")
         if ours is not None:
