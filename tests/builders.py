@@ -249,3 +249,27 @@ def pictures(folder: Path) -> list[Path]:
         files.append(folder / f"drawn{number}.jpg")
         Image.fromarray(np.ascontiguousarray(picture)).save(files[-1])
     return files
+
+
+# Every quality, box and assigner at least once.
+MODES = [
+    {},
+    {"model": {"quality": "distribution_guided"}, "assigner": {"name": "fcos"}},
+    {"model": {"quality": "none"}, "assigner": {"name": "retinanet", "anchor_scale": 4.0}},
+    {"model": {"quality": "centerness_branch", "box": "gaussian"}, "assigner": {"name": "fcos"}},
+    {"model": {"quality": "iou_branch", "bin_width": 0.5}, "assigner": {"name": "retinanet"}},
+    {"model": {"quality": "centerness_guided", "box": "dirac"}, "loss": {"dfl_weight": 0}},
+    {
+        "model": {"quality": "iou_guided", "box": "dirac"},
+        "loss": {"dfl_weight": 0},
+        "assigner": {"name": "fcos", "ignore_crowd": True},
+    },
+    {"assigner": {"name": "tal", "soft_label": "aligned"}},
+    {"model": {"quality": "iou_branch"}, "assigner": {"name": "simota"}},
+]
+
+
+def name_of(mode: dict) -> str:
+    """A name for one of `MODES`."""
+    parts = [*mode.get("model", {}).values(), *mode.get("assigner", {}).values()]
+    return "-".join(str(part) for part in parts) or "default"

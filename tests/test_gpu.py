@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_targets, random_boxes, tiny_config, tiny_values, write_coco
+from builders import (
+    MODES,
+    make_targets,
+    name_of,
+    random_boxes,
+    tiny_config,
+    tiny_values,
+    write_coco,
+)
 from conftest import REPOSITORY
 
 import gfl
@@ -50,29 +58,6 @@ def training(precision: str, mode: dict | None = None):
     )
     normalize = Normalize((120.0,) * 3, (60.0,) * 3, "cuda")
     return state, build_criterion(config), normalize, options
-
-
-# Every quality, box and assigner at least once.
-MODES = [
-    {},
-    {"model": {"quality": "distribution_guided"}, "assigner": {"name": "fcos"}},
-    {"model": {"quality": "none"}, "assigner": {"name": "retinanet", "anchor_scale": 4.0}},
-    {"model": {"quality": "centerness_branch", "box": "gaussian"}, "assigner": {"name": "fcos"}},
-    {"model": {"quality": "iou_branch", "bin_width": 0.5}, "assigner": {"name": "retinanet"}},
-    {"model": {"quality": "centerness_guided", "box": "dirac"}, "loss": {"dfl_weight": 0}},
-    {
-        "model": {"quality": "iou_guided", "box": "dirac"},
-        "loss": {"dfl_weight": 0},
-        "assigner": {"name": "fcos", "ignore_crowd": True},
-    },
-    {"assigner": {"name": "tal", "soft_label": "aligned"}},
-    {"model": {"quality": "iou_branch"}, "assigner": {"name": "simota"}},
-]
-
-
-def name_of(mode) -> str:
-    parts = [*mode.get("model", {}).values(), *mode.get("assigner", {}).values()]
-    return "-".join(str(part) for part in parts) or "default"
 
 
 @pytest.mark.parametrize(
