@@ -469,6 +469,19 @@ def test_overrides_leave_the_rest_and_the_last_wins():
     assert values == {"train": {"epochs": 3, "seed": 1}}
 
 
+def test_inherited_factors_of_rates_can_be_dropped(tmp_path):
+    (tmp_path / "base.yaml").write_text("train: {lr_factors: {backbone: 0.1}}\ndata: {path: d}\n")
+    text = "extends: base.yaml\ntrain: {lr_factors: {head: 2}}\n"
+    (tmp_path / "more.yaml").write_text(text)
+    both = load_config(tmp_path / "more.yaml").train.lr_factors
+    assert both == {"backbone": 0.1, "head": 2.0}
+    none = load_config(tmp_path / "more.yaml", ["train.lr_factors=null"])
+    assert none.train.lr_factors == {}
+    for wrong in ("false", "0", "[]"):
+        with pytest.raises(UserError, match="train.lr_factors"):
+            load_config(tmp_path / "more.yaml", [f"train.lr_factors={wrong}"])
+
+
 @pytest.mark.parametrize("text", ["train.epochs", "=3", "train..epochs=3", ".train=3", ""])
 def test_override_of_a_bad_form(text):
     with pytest.raises(UserError) as caught:

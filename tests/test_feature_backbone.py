@@ -81,6 +81,14 @@ def test_reported_strides_and_channels_are_those_of_the_maps(name):
     assert tuple(x.shape[1] for x in features) == model.backbone.channels
 
 
+def test_a_network_whose_positions_end_is_refused_before_it_meets_a_large_picture():
+    message = (
+        "'timm/mvitv2_tiny' can not read a picture of 64 x 1344 pixels .* reads 224 x 224 pixels"
+    )
+    with pytest.raises(UserError, match=message):
+        build_model(config_of("timm/mvitv2_tiny"), 2, load_pretrained=False)
+
+
 def test_declared_strides_must_be_the_networks():
     values = config_of("resnet18").to_dict()
     values["model"]["strides"] = [8, 16, 32, 64, 128]

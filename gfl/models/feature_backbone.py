@@ -15,6 +15,8 @@ from gfl.models.trainable import PICTURE, dependent_outputs, keep_statistics
 
 LIBRARIES = {"timm": timm_features, "torchvision": torchvision_features}
 
+LONG_PICTURE = (64, 1344)
+
 # Sides to try for networks that take pictures of one size only, to tell their strides.
 FIXED_SIDES = (224, 256, 384)
 
@@ -112,18 +114,24 @@ class FeatureBackbone(nn.Module):
 
 
 def _cut(name: str) -> tuple[nn.Module, list[Tensor]]:
-    """The network without its classifier, and what it makes of a small picture."""
+    """The network without its classifier, and what it makes of a small picture.
+
+    A long one is tried too: some networks have tables of positions that end.
+    """
     library, _, short_name = name.partition("/")
-    make = LIBRARIES[library]
+    make, picture = LIBRARIES[library], PICTURE
     try:
         body = make(short_name, PICTURE).eval()
-        return body, _run(body, PICTURE)
+        outputs = _run(body, PICTURE)
+        picture = LONG_PICTURE
+        _run(body, LONG_PICTURE)
+        return body, outputs
     except UserError:
         raise
     except Exception as error:  # whatever a network raises that a picture does not suit
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model.backbone.name {name!r} can not read a picture of {PICTURE[0]} x {PICTURE[1]} "
+            f"model.backbone.name {name!r} can not read a picture of {picture[0]} x {picture[1]} "
             f"pixels ({reason}). {_fixed_strides(make, short_name)}"
             "A detector's pictures are of any size: choose a network that reads them."
         ) from error

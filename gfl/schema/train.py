@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gfl.schema.automatic import AUTO, OR_AUTO
 from gfl.schema.section import Count, Float, Int, Positive, Section
@@ -30,8 +30,11 @@ class Train(Section):
     """Whether weight decay acts on norm layers and biases too, as in the reference."""
     freeze: tuple[str, ...] = ()
     """Modules of the detector that do not train, such as [backbone, neck.lateral]."""
-    lr_factors: dict[str, Positive] = {}
-    """Modules of the detector to factors of their learning rate; the longest name decides."""
+    lr_factors: Annotated[
+        dict[str, Positive], BeforeValidator(lambda given: {} if given is None else given)
+    ] = {}
+    """Modules of the detector to factors of their learning rate; the longest name decides. null
+    drops those of an extended config."""
     layer_decay: Float | None = Field(default=None, gt=0, le=1)
     """Stage k of the backbone's n learns at layer_decay ** (n - k) times the rate; null is 1."""
     warmup_steps: Int = Field(default=500, ge=0)
