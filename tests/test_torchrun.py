@@ -11,6 +11,8 @@ import yaml
 from builders import tiny_values, write_coco
 from conftest import REPOSITORY
 
+from gfl.cli.test import main
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -102,11 +104,12 @@ def test_two_processes_train_what_is_not_frozen(folder, tmp_path):
 
 
 def test_ap_does_not_depend_on_processes_or_batch_size(trained):
-    test = [str(REPOSITORY / "tools/test.py"), str(trained / "1" / "last.pt"), "--json"]
+    checkpoint = str(trained / "1" / "last.pt")
     for name, size in (("a", 1), ("b", 4)):
-        results = ("--results", str(trained / "one.json"), f"train.eval_batch_size={size}")
-        run(*test, str(trained / f"{name}.json"), *results)
-    run(*TORCHRUN, *test, str(trained / "c.json"), "--results", str(trained / "r.json"))
+        results = ["--results", str(trained / "one.json"), f"train.eval_batch_size={size}"]
+        assert main([checkpoint, "--json", str(trained / f"{name}.json"), *results]) == 0
+    test = (str(REPOSITORY / "tools/test.py"), checkpoint, "--json", str(trained / "c.json"))
+    run(*TORCHRUN, *test, "--results", str(trained / "r.json"))
     a, b, c = (json.loads((trained / f"{name}.json").read_text()) for name in "abc")
     assert b["AP"] == pytest.approx(a["AP"], abs=1e-6) and c["AP"] == pytest.approx(
         a["AP"], abs=1e-6
