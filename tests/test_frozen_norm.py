@@ -140,6 +140,19 @@ def test_outputs_and_gradients_are_those_of_the_two_layers(deformable, much_smal
     assert network.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_res2net_is_folded_for_inference():
+    torch.manual_seed(0)
+    network = disturb_norms(ResNet("res2net101_v1d")).eval()
+    fast = folded(network)
+    assert fast is not network
+    kinds = {type(module) for module in fast.modules()}
+    assert nn.Conv2d in kinds and not kinds & {NormedConv2d, AppliedNorm, nn.BatchNorm2d}
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for one, other in zip(fast(images), network(images), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+
+
 def test_res2net_folds_all_but_the_deformable():
     network = ResNet("res2net101_v1d", frozen_stages=0)
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -9,10 +9,13 @@ from gfl.errors import TrainingFailed
 from gfl.structures import Batch
 
 # How CPU allocators and CUDA's libraries say it (torch.OutOfMemoryError is a class of its own).
+# cuDNN looks for another algorithm where one does not fit, until none is left.
 WORDS = (
     "not enough memory",
     "DefaultCPUAllocator",
     "CUDA out of memory",
+    "CUDA error: out of memory",
+    "unable to find an engine to execute this computation",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )

@@ -99,7 +99,7 @@ def train_step(
     """
     device = normalize.mean.device
     statistics = _learned_statistics(state.model)
-    before = [value.clone() for value in statistics]
+    before = torch.cat(statistics) if statistics else None
     for group in state.optimizer.param_groups:
         group["lr"] = state.schedule(state.step) * group.get("lr_factor", 1.0)
     state.optimizer.zero_grad(set_to_none=True)
@@ -135,8 +135,9 @@ def train_step(
         state.optimizer.found_inf = (~finite).float()
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    for value, old in zip(statistics, before, strict=True):
-        value.copy_(torch.where(finite, value, old))
+    if statistics:
+        kept = torch.where(finite, torch.cat(statistics), before)
+        torch._foreach_copy_(statistics, kept.split([len(value) for value in statistics]))
     return sums, grad_norm
 
 

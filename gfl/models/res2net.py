@@ -44,7 +44,8 @@ class Bottle2neck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         groups = self.relu(self.bn1(self.conv1(x))).split(self.width, 1)
         outputs: list[Tensor] = []
-        for conv, bn, group in zip(self.convs, self.bns, groups, strict=False):
+        for number, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            group = groups[number]  # by its number: folding traces this, and can not iterate
             connected = group if self.first or not outputs else outputs[-1] + group
             outputs.append(self.relu(bn(conv(connected.contiguous()))))
         outputs.append(self.pool(groups[-1]))
