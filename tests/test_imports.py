@@ -144,6 +144,7 @@ FLOORS = {
     "models/backbone.py": 1,
     "models/feature_networks.py": 1,
     "models/conv_blocks.py": 0,
+    "models/few_gradients.py": 0,
     "models/pafpn.py": 1,
     "models/published_weights.py": 0,
     "models/folding.py": 3,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gfl.models.conv_blocks import BlockOptions, Tower
+from gfl.models.few_gradients import conv_of_few_gradients
 
 # Score of every location before training (focal loss paper, section 4.1).
 PRIOR_SCORE = 0.01
@@ -85,6 +86,7 @@ class GFLHead(nn.Module):
         self.output_kernel = 1 if blocks.conv == "depthwise" else 3
         self.cls_out = self._output(widths[-1], (num_classes + background_channel) * score_bins)
         self.box_out = self._output(widths[-1], box_channels)
+        self.levels_share_parameters = blocks.norm_levels == 0
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
         self.quality = quality
         self.quality_out = self._output(widths[-1], 1) if quality_branch else None
@@ -115,18 +117,31 @@ class GFLHead(nn.Module):
         if self.box_tower is not None:
             features = self.box_tower(levels)
         box_maps = [
-            scale(self.box_out(feature))
-            for feature, scale in zip(features, self.scales, strict=True)
+            scale(box_map)
+            for box_map, scale in zip(
+                self._of_positives(self.box_out, features), self.scales, strict=True
+            )
         ]
         quality = None
         if self.quality_out is not None:
-            quality = self._to_locations([self.quality_out(feature) for feature in features])
+            quality = self._to_locations(self._of_positives(self.quality_out, features))
         elif self.quality is not None:
             quality = self._to_locations([self._judge(box_map) for box_map in box_maps])
         cls_logits = self._to_locations(cls_maps)
         if self.score_bins > 1:
             cls_logits = cls_logits.unflatten(2, (-1, self.score_bins))
         return HeadOutputs(cls_logits, self._to_locations(box_maps), quality)
+
+    def _of_positives(self, conv: nn.Conv2d, features: list[Tensor]) -> list[Tensor]:
+        """Outputs whose losses see positives alone.
+
+        Each parameter is to have a gradient in each step: the first level always has one, and
+        others too where levels have norms of their own.
+        """
+        return [
+            conv_of_few_gradients(conv, x, self.levels_share_parameters and level > 0)
+            for level, x in enumerate(features)
+        ]
 
     def _judge(self, box_map: Tensor) -> Tensor:
         """(B, anchors * K, h, w) box logits to (B, anchors, h, w) quality logits."""
