@@ -103,7 +103,14 @@ def _read_layers(path: Path, seen: tuple[Path, ...]) -> dict:
         return values
     if not isinstance(parent, str):
         raise UserError(f"{path}: extends is {parent!r}, expected the name of a YAML file")
-    return _merge(_read_layers(path.parent / parent, (*seen, path)), values)
+    return _merge(_read_layers(_parent(path.parent, parent), (*seen, path)), values)
+
+
+def _parent(folder: Path, name: str) -> Path:
+    """The file that a config of a folder extends: beside it, else a shipped one, by its name."""
+    shipped = CONFIG_FOLDER / name
+    places = (folder / name, shipped, shipped.with_name(f"{shipped.name}.yaml"))
+    return next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def _shipped_name(path: Path) -> str:

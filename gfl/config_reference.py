@@ -34,10 +34,11 @@ def markdown() -> str:
         "editors complete keys and",
         "check values. On the command line a key is dotted: `train.epochs=3`.",
         "",
-        "`extends: FILE.yaml` takes another file's values first. A section changes only the keys "
-        "that it names, in a file and on",
-        "the command line alike: `data.augment={color: 0.5}` leaves a mosaic of the config on, "
-        "and `data.augment.mosaic=0` turns it off.",
+        "`extends: FILE.yaml` takes another file's values first, of one beside it or of a shipped "
+        "config (`extends: gfl_r50_fpn_1x`).",
+        "A section changes only the keys that it names, in a file and on the command line alike:",
+        "`data.augment={color: 0.5}` leaves a mosaic of the config on, and "
+        "`data.augment.mosaic=0` turns it off.",
     ]
     parts += _section(Config, "")
     return "\n".join(parts) + "\n"

@@ -1,6 +1,7 @@
 """Whether a checkpoint can be gone on from with this config and data, doing so, and saying so."""
 
 import math
+import shlex
 from pathlib import Path
 
 from gfl.engine.checkpoint import TrainState
@@ -85,6 +86,6 @@ def resumed_lines(state: TrainState, config: Config, total_steps: int, work_dir:
     lines.append(
         f"to train longer, say so with more epochs: --resume train.epochs={2 * epochs} (the "
         "learning rate is then the longer schedule's), or begin a new schedule from these weights: "
-        f"init_from={work_dir / BEST} --work-dir runs/NEW"
+        f"{shlex.quote(f'init_from={work_dir / BEST}')} --work-dir runs/NEW"
     )
     return lines

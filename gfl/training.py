@@ -1,5 +1,6 @@
 """A whole training, from a config: `gfl.train`."""
 
+import shlex
 import signal
 from dataclasses import replace
 from functools import partial
@@ -231,7 +232,7 @@ class _Run:
         raise TrainingStopped(
             f"{signal.Signals(number).name}: stopped after step {self.state.step} of "
             f"{self.total_steps}; {what}. {RESUME_ADVICE}, or: "
-            f"gfl train {self.work_dir / 'config.yaml'} --resume"
+            f"gfl train {shlex.quote(str(self.work_dir / 'config.yaml'))} --resume"
         )
 
     def _set_position(self) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,7 @@ def _start(work_dir: Path, resume: bool) -> tuple[str | None, str | None]:
         raise UserError(
             f"{work_dir / BEST} is the outcome of a training whose last.pt is gone: nothing can be "
             "resumed, and a new training would write over it. Choose another --work-dir, or start "
-            f"from it with init_from={work_dir / BEST}."
+            f"from it with {shlex.quote(f'init_from={work_dir / BEST}')}."
         )
     written = (CONFIG, "log.txt", "metrics.jsonl", CLASSES)
     foreign = [name for name in written if (work_dir / name).exists()]

@@ -95,7 +95,7 @@ def make(monkeypatch, place, aps=None, names=("plain", "guided"), draw=None, **o
     work = Work({**APS, **(aps or {})})
     monkeypatch.setattr(study_module, "in_child", work)
     monkeypatch.setattr(study_module, "save_plot", draw or (lambda file, study: None))
-    options = {"seeds": 2, "pairs": 5, "table": "mine", **options}
+    options = {"seeds": 2, "pairs": 6, "table": "mine", **options}
     rows = rows_in(place, *names)
     return Study(place / "c.yaml", rows, place / "out", say=lambda text: None, **options), work
 
@@ -124,7 +124,7 @@ def test_ablation_table_by_hand(monkeypatch, place):
         "verdict": "higher",
     }
     assert guided["paper"] == {"AP": 0.399, "AP50": 0.585, "AP75": 0.43, "delta": 0.019}
-    assert guided["training_time"]["median"] == 1.5 and guided["training_time"]["pairs"] == 5
+    assert guided["training_time"]["median"] == 1.5 and guided["training_time"]["pairs"] == 6
     assert guided["training_time"]["verdict"] == "slower"
     assert guided["inference_time"]["verdict"] == "faster"
     assert json.loads((place / "out" / "mine.json").read_text()) == found
@@ -152,7 +152,7 @@ def test_ablation_table_in_markdown(monkeypatch, place):
     for words in (
         "fractions x 100",
         "measured on COCO minival with ResNet-50",
-        "median of 5 pairs",
+        "median of 6 pairs",
         "Plain: 2 s a step of 4, 0.5 s to detect in 2.",
     ):
         assert words in text
@@ -168,7 +168,7 @@ def test_ablation_table_in_csv_and_as_a_picture(monkeypatch, place):
     assert float(guided["AP_x100_min"]) == 40.0 and float(guided["AP75_x100_max"]) == 36.0
     assert (guided["AP_x100_difference"], guided["AP_difference_verdict"]) == ("9.5", "higher")
     assert (guided["paper_AP_x100"], guided["paper_AP_x100_difference"]) == ("39.9", "1.9")
-    assert (guided["training_time_ratio"], guided["training_time_pairs"]) == ("1.5", "5")
+    assert (guided["training_time_ratio"], guided["training_time_pairs"]) == ("1.5", "6")
     assert guided["score_iou_correlation_mean"] == "0.5"
     assert (place / "out" / "mine.png").read_bytes().startswith(b"\x89PNG")
 

@@ -266,7 +266,8 @@ def test_ablation_bootstrap_is_deterministic_and_pairs_rounds():
     [(1.01, 1.2, "more"), (0.8, 0.99, "less"), (0.99, 1.2, "not resolved"), (1, 2, "not resolved")],
 )
 def test_ablation_interval_decides_or_not(low, high, verdict):
-    assert Ratio(1.0, low, high, 30).verdict == verdict
+    assert Ratio(1.0, low, high, 30).verdict == Ratio(1.0, low, high, 6).verdict == verdict
+    assert Ratio(1.0, low, high, 5).verdict == "not resolved"
 
 
 # Score and IoU

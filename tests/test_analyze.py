@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 
@@ -293,6 +294,17 @@ def test_a_temperature_is_not_stored_in_another_file(
     assert run(copy, "--out", tmp_path / "out", "--store-temperature") == 2
     assert "has changed since it was analysed" in capsys.readouterr().err
     assert KEY not in torch.load(copy, weights_only=True)
+
+
+def test_a_folder_that_is_not_ours_is_told_before_the_analysis(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    folder = str(checkpoint.resolve().parent)
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, how: str(path) != folder and real(path, how))
+    assert run(checkpoint, "--out", tmp_path / "out", "--store-temperature") == 2
+    assert "is not yours to write to. Copy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stored_temperature_multiplies_the_doubt_alone(checkpoint, folder, tmp_path, capsys):

@@ -367,6 +367,16 @@ def test_empty_file_is_the_schema_itself(tmp_path):
     assert load_config(write(tmp_path, "a.yaml", "# nothing\n")) == Config()
 
 
+@pytest.mark.parametrize("name", ["gfl_r50_fpn_1x", "gfl_r50_fpn_1x.yaml", "ablations/beta_1"])
+def test_a_shipped_config_can_be_extended_from_anywhere(name, tmp_path):
+    shipped = load_config(CONFIGS / f"{name.removesuffix('.yaml')}.yaml")
+    path = write(tmp_path, "mine.yaml", {"extends": name, "train": {"seed": 7}})
+    assert load_config(path) == shipped.with_values({"train.seed": 7})
+    write(tmp_path, "gfl_r50_fpn_1x.yaml", {"train": {"epochs": 3}})  # beside it: comes first
+    path = write(tmp_path, "mine.yaml", {"extends": "gfl_r50_fpn_1x.yaml"})
+    assert load_config(path).train.epochs == 3
+
+
 def test_extends_that_fails(tmp_path):
     child = write(tmp_path, "a.yaml", {"extends": "nowhere.yaml"})
     with pytest.raises(UserError, match=r"cannot read config .*nowhere\.yaml: No such file"):

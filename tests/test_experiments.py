@@ -1,12 +1,16 @@
 """What tools/experiments make their tables of."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from builders import tiny_config, write_coco
 from conftest import REPOSITORY
+
+from gfl.errors import UserError
 
 sys.path.insert(0, str(REPOSITORY / "tools" / "experiments"))
 import compared
@@ -31,8 +35,37 @@ def test_runs_of_other_settings_are_not_mixed(tmp_path):
     settings = {"config": "quickstart", "overrides": ["train.epochs=2"]}
     compared.same_settings(tmp_path / "out", settings)
     compared.same_settings(tmp_path / "out", settings)
-    with pytest.raises(SystemExit, match=r"overrides \['train.epochs=2'\], now \[\]"):
+    with pytest.raises(UserError, match=r"overrides \['train.epochs=2'\], now \[\]"):
         compared.same_settings(tmp_path / "out", {**settings, "overrides": []})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["noisy_labels.py", "classifier", "--data", "MISSING"],
+        ["distillation.py", "--data", "MISSING"],
+        ["distillation.py", "--data", "MISSING", "--config", "nope"],
+    ],
+)
+def test_a_users_mistake_is_a_sentence(command, tmp_path):
+    program, *rest = command
+    rest = [str(tmp_path / "missing") if word == "MISSING" else word for word in rest]
+    path = REPOSITORY / "tools" / "experiments" / program
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, path, *rest, "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_folder_that_can_not_be_is_a_message(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot write .*settings\.json"):
+        compared.same_settings(tmp_path / "file" / "out", {})
 
 
 def test_a_finished_run_is_read_and_not_repeated(tmp_path):

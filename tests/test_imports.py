@@ -262,6 +262,7 @@ FLOORS = {
     "cli/convert.py": 9,
     "cli/lr_test.py": 9,
     "cli/main.py": 9,
+    "__main__.py": 9,
     "cli/predict.py": 9,
     "cli/sample.py": 9,
     "cli/export.py": 9,
@@ -485,6 +486,15 @@ def test_script_itself_ends_with_the_status_of_its_command(command):
     assert [done.returncode for done in statuses] == [0, 2]
     assert b"usage:" in statuses[0].stdout
     assert b"required" in statuses[1].stderr
+
+
+def test_the_package_is_a_command_too():
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "gfl"]
+    version = subprocess.run([*command, "--version"], capture_output=True, env=environment)
+    assert version.returncode == 0 and version.stdout.startswith(b"gfl ")
+    wrong = subprocess.run([*command, "trian"], capture_output=True, env=environment)
+    assert wrong.returncode == 2 and b"did you mean 'train'" in wrong.stderr
 
 
 # What a training needs is torch (whose optimisers import torch._dynamo and with it sympy),

@@ -7,6 +7,8 @@ import numpy as np
 
 UNRESOLVED = "not resolved"
 RESAMPLES = 10_000
+# Five ratios on one side of 1 are no rarer than 1 in 16, by chance.
+FEWEST_PAIRS = 6
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """Whether the interval decides: "more", "less" or not resolved."""
+        """Whether the interval decides: "more", "less" or not resolved, as fewer than six pairs."""
+        if self.pairs < FEWEST_PAIRS:
+            return UNRESOLVED
         if self.low > 1:
             return "more"
         return "less" if self.high < 1 else UNRESOLVED

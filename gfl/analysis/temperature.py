@@ -31,7 +31,7 @@ def require_storable(path: str | Path, split: str) -> None:
     """Refuse, before the work is done, a file or a split that a temperature does not belong to.
 
     Raises:
-        UserError: the file is no checkpoint of ours, or the split is not val.
+        UserError: the file is no checkpoint of ours, can not be replaced, or the split is not val.
     """
     if split != "val":
         raise UserError(
@@ -42,6 +42,11 @@ def require_storable(path: str | Path, split: str) -> None:
         raise UserError(
             f"--store-temperature: {path} is no checkpoint of gfl. Convert a public file first: "
             f"python tools/convert.py {path} --out FILE.pt"
+        )
+    if not os.access(Path(path).resolve().parent, os.W_OK):  # a new file takes the old one's place
+        raise UserError(
+            f"--store-temperature: {Path(path).parent} is not yours to write to. Copy {path} to a "
+            "folder that is."
         )
 
 

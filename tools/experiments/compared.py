@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gfl.errors import UserError
+
 
 def kept(record: Path, run: Callable[[], float]) -> float:
     """The outcome of a run, read from `record` if it was finished before."""
@@ -28,14 +30,17 @@ def same_settings(out: Path, settings: dict) -> None:
         before = json.loads(record.read_text())
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
-            sys.exit(
+            raise UserError(
                 f"{out} holds runs of other settings ("
                 + "; ".join(f"{n} {before.get(n)!r}, now {settings[n]!r}" for n in changed)
                 + "): one table would mix both. Choose another --out."
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(settings))
+    except OSError as error:
+        raise UserError(f"cannot write {record}: {error.strerror or error}") from None
 
 
 def last_ap(config, work_dir: Path) -> float:

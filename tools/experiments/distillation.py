@@ -13,6 +13,8 @@ from pathlib import Path
 
 from compared import kept, last_ap, same_settings, table
 
+from gfl.cli import command
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -70,4 +72,4 @@ def config_of(args, changes: list[str]):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

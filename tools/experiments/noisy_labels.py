@@ -16,6 +16,8 @@ from pathlib import Path
 
 from compared import kept, last_ap, same_settings, table
 
+from gfl.cli import command
+
 SHARES = (0.0, 0.2, 0.4)
 SCORES = ("scalar", "distribution")
 NUM_BINS = 11
@@ -192,4 +194,4 @@ def crops(folder: str, split: str):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))
