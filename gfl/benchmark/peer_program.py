@@ -104,7 +104,8 @@ def drawn_sample(options: dict, rng):
     height, width = options["size"]
     full = torch.tensor([width, height], dtype=torch.float32)
     shape = (options["objects"], 2)
-    sides = (0.05 + 0.45 * torch.rand(shape, generator=rng).square()) * full
+    scale = 0.05 + 0.9 * torch.rand(shape[0], 1, generator=rng).square()
+    sides = scale * (0.7 + 0.3 * torch.rand(shape, generator=rng)) * full
     corner = torch.rand(shape, generator=rng) * (full - sides)
     labels = torch.randint(0, options["classes"], shape[:1], generator=rng)
     size = (height, width)

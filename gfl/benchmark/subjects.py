@@ -36,7 +36,8 @@ def random_batch(setting: Setting, count: int | None = None) -> Batch:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=rng)
     full = torch.tensor([width, height], dtype=torch.float32)
-    sides = (0.05 + 0.45 * torch.rand(count, OBJECTS, 2, generator=rng).square()) * full
+    scale = 0.05 + 0.9 * torch.rand(count, OBJECTS, 1, generator=rng).square()
+    sides = scale * (0.7 + 0.3 * torch.rand(count, OBJECTS, 2, generator=rng)) * full
     corner = torch.rand(count, OBJECTS, 2, generator=rng) * (full - sides)
     targets = Targets(
         boxes=torch.cat((corner, corner + sides), -1),

@@ -22,8 +22,9 @@ def training_step(setting: Setting, peer: Peer | None = None) -> list[Record]:
 
     FCOS runs twice: as its recipe has it, and with its norms' weights trained as ours are.
 
-    The limit is forward and backward of the same network with the sum of its outputs as loss, so
-    that a step can not be faster. `peer` runs in a process of its own, in turn with the others.
+    The limit is forward and backward of the same network with the sum of its outputs as loss. Ours
+    can be below it: on a CPU its backward leaves out where box losses say nothing. `peer` runs in a
+    process of its own, in turn with the others.
     """
     ours = Training(setting)
     others = rivals(setting, setting.layout)
