@@ -25,6 +25,7 @@ from builders import (
     write_coco,
 )
 from torch import nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -85,7 +86,8 @@ def model_on(device: str, config) -> nn.Module:
 def cuda(monkeypatch):
     """Inside, tensors are pretended, and autocast finds a GPU."""
     with PRETENDED:
-        # Not before: the mode would ask the driver for the GPU.
+        # Else the mode would ask the driver for the GPU: when it begins, or with each tensor.
+        monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda *_: None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
         yield "cuda"
@@ -144,7 +146,7 @@ def test_autocast_computes_convolutions_in_half_precision(cuda):
 def test_pictures_are_resized_on_the_gpu_without_waiting(tmp_path, cuda):
     values = tiny_values(tmp_path)
     values["data"] |= {"train_size": {"short": [64, 96], "long": 128}, "resize_on_device": True}
-    with torch._subclasses.fake_tensor.unset_fake_temporarily():
+    with fake_tensor.unset_fake_temporarily():
         write_coco(tmp_path, {"train": 6, "val": 1})
         config = parse_config(values)
         loader = build_train_loader(config, build_dataset(config, "train"))
