@@ -14,7 +14,7 @@ from PIL import Image
 from gfl.config import Config, parse_config
 from gfl.exporting import drawn_picture
 from gfl.grid import make_grid
-from gfl.structures import Predictions, Targets
+from gfl.structures import Batch, ImageMeta, Predictions, Targets
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -249,6 +249,15 @@ def pictures(folder: Path) -> list[Path]:
         files.append(folder / f"drawn{number}.jpg")
         Image.fromarray(np.ascontiguousarray(picture)).save(files[-1])
     return files
+
+
+def noise_batch(num_images: int = 4, size: tuple[int, int] = (800, 1344)) -> Batch:
+    """Random pictures with 0, 3, 6, ... objects of three classes."""
+    boxes = [random_boxes(3 * n, *size, seed=n) for n in range(num_images)]
+    targets = make_targets(boxes, [[i % 3 for i in range(len(b))] for b in boxes], size=size)
+    images = torch.randint(0, 256, (num_images, 3, *size), dtype=torch.uint8)
+    metas = tuple(ImageMeta(i, size, size, (1.0, 1.0)) for i in range(num_images))
+    return Batch(images, torch.tensor([size] * num_images), targets, metas)
 
 
 # Every quality, box and assigner at least once.

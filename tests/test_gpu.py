@@ -7,15 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import (
-    MODES,
-    make_targets,
-    name_of,
-    random_boxes,
-    tiny_config,
-    tiny_values,
-    write_coco,
-)
+from builders import MODES, name_of, noise_batch, tiny_config, tiny_values, write_coco
 from conftest import REPOSITORY
 
 import gfl
@@ -28,18 +20,14 @@ from gfl.engine.optim import Schedule, make_optimizer
 from gfl.engine.options import LoopOptions
 from gfl.engine.train import train_step
 from gfl.models.recompute import recompute_activations
-from gfl.structures import Batch, ImageMeta
+from gfl.structures import Batch
 
 pytestmark = pytest.mark.gpu
 
 
 def cuda_batch(num_images: int = 4, size=(800, 1344)) -> Batch:
     """Random pictures with 0 to 9 objects each, already on the device."""
-    boxes = [random_boxes(3 * n, *size, seed=n) for n in range(num_images)]
-    targets = make_targets(boxes, [[i % 3 for i in range(len(b))] for b in boxes], size=size)
-    images = torch.randint(0, 256, (num_images, 3, *size), dtype=torch.uint8)
-    metas = tuple(ImageMeta(i, size, size, (1.0, 1.0)) for i in range(num_images))
-    return Batch(images, torch.tensor([size] * num_images), targets, metas).to("cuda")
+    return noise_batch(num_images, size).to("cuda")
 
 
 def training(precision: str, mode: dict | None = None):

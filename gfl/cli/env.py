@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import sys
 
 import gfl
 from gfl.cli.command import require_folder, run, write_json
@@ -84,3 +85,7 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -33,9 +33,10 @@ class EMA:
         """Move the average towards the model, `step` steps into the training."""
         averages = list(self.model.state_dict().values())
         values = list(model.state_dict().values())
-        pairs = list(zip(averages, values, strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        counts = [pair for pair in pairs if not pair[0].is_floating_point()]
-        torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - self.decay_at(step))
+        floats = [i for i, average in enumerate(averages) if average.is_floating_point()]
+        counts = [i for i, average in enumerate(averages) if not average.is_floating_point()]
+        torch._foreach_lerp_(
+            [averages[i] for i in floats], [values[i] for i in floats], 1 - self.decay_at(step)
+        )
         if counts:
-            torch._foreach_copy_(*map(list, zip(*counts, strict=True)))
+            torch._foreach_copy_([averages[i] for i in counts], [values[i] for i in counts])
